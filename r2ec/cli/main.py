@@ -1,0 +1,189 @@
+"""`r2ec-cli`: finds a command, runs it, and turns errors into one line and an exit code.
+
+Commands live one file per group and are imported only when they are called, so that `--help`
+answers at once. Exit codes: 0 done, 1 failed, 2 wrong use, 3 input not ready, 4 a quality gate
+failed.
+"""
+
+import errno
+import importlib
+import sys
+from typing import NamedTuple, get_args
+
+import click
+
+from r2ec import logs
+from r2ec.errors import R2ecError
+
+PREFIX = "R2EC"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class LazyCommand(NamedTuple):
+    """Where a command is (`module:function`) and the line `r2ec-cli --help` shows for it."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: dict[str, LazyCommand] = {
+    "sample-data": LazyCommand(
+        "r2ec.cli.data:sample_data", "Write a synthetic shop: ratings and metadata, any size."
+    ),
+    "init-model": LazyCommand(
+        "r2ec.cli.model:init_model", "Make a small base model, or check a Hugging Face directory."
+    ),
+    "train": LazyCommand(
+        "r2ec.cli.model:train", "Train a model: contrastive stage, then RecPO, from one TOML."
+    ),
+    "embed": LazyCommand("r2ec.cli.model:embed", "Encode the catalog into item embeddings."),
+    "score": LazyCommand(
+        "r2ec.cli.scoring:score", "Recommend for every user of a date, with the reasoning."
+    ),
+    "publish": LazyCommand(
+        "r2ec.cli.publishing:publish", "Check a scored date and make it visible in one act."
+    ),
+    "evaluate": LazyCommand(
+        "r2ec.cli.evaluation:evaluate", "Hit rate and NDCG with intervals, beside the baselines."
+    ),
+    "show": LazyCommand(
+        "r2ec.cli.people:show", "One user's history, reasoning and recommendations."
+    ),
+    "sql": LazyCommand("r2ec.cli.people:sql", "Run a query over the warehouse's views."),
+    "doctor": LazyCommand(
+        "r2ec.cli.doctor:doctor", "What this machine has, what is missing, how to get it."
+    ),
+}
+
+EXTRA_OF_PACKAGE = {
+    "deepspeed": "train",
+    "kubernetes": "k8s",
+    "peft": "train",
+    "pyspark": "spark",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "tokenizers": "train",
+    "torch": "train",
+    "transformers": "train",
+    "yaml": "k8s",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return load_command(name) if name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+def load_command(name: str) -> click.Command:
+    """Import the command `name` and give it the options and variables that all commands share.
+
+    Each option may come from `R2EC_<COMMAND>_<OPTION>`, else from `R2EC_<OPTION>`.
+    """
+    module, function = COMMANDS[name].target.split(":")
+    command: click.Command = getattr(importlib.import_module(module), function)
+    command.name, command.short_help = name, COMMANDS[name].summary
+    if not any(option.name == "log_format" for option in command.params):
+        command.params.extend(_log_options())
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None and option.name:
+            option.envvar = [
+                f"{PREFIX}_{part}".upper().replace("-", "_")
+                for part in (f"{name}_{option.name}", option.name)
+            ]
+    return command
+
+
+def _configure_logs(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        ctx.obj = {**(ctx.obj or {}), option.name: value}
+        logs.configure(ctx.obj.get("log_format", "text"), ctx.obj.get("log_level", "info"))
+    return value
+
+
+def _log_options() -> list[click.Option]:
+    return [
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(get_args(logs.LogFormat)),
+            envvar=f"{PREFIX}_LOG_FORMAT",
+            expose_value=False,
+            callback=_configure_logs,
+            help="Log lines for people or for machines.  [default: text]",
+        ),
+        click.Option(
+            ["--log-level"],
+            type=click.Choice(LOG_LEVELS),
+            envvar=f"{PREFIX}_LOG_LEVEL",
+            expose_value=False,
+            callback=_configure_logs,
+            help="The least weighty lines to be shown.  [default: info]",
+        ),
+    ]
+
+
+@click.group(
+    cls=LazyGroup,
+    params=_log_options(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: r2ec-cli sample-data --events 20000 --seed 1 shop",
+)
+@click.version_option(package_name="r2ec")
+def cli() -> None:
+    """Raw interaction logs in; SQL tables of recommendations and their reasoning out."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """What went wrong with which path, and what to do about it."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space or choose another place, then run again",
+        errno.EDQUOT: "the quota is used up: free some space or choose another place",
+        errno.EACCES: "permission denied: change the path's owner or mode, or choose another place",
+        errno.EPERM: "permission denied: change the path's owner or mode, or choose another place",
+        errno.EROFS: "the file system is read-only: choose another place",
+        errno.ENOENT: "no such file or folder: check the path",
+    }
+    reason = remedies.get(error.errno or 0, error.strerror or str(error))
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def exit_with(message: str, exit_code: int) -> int:
+    """Print `error: <message>` on stderr and return the exit code."""
+    click.echo(f"error: {message}", err=True)
+    return exit_code
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; a person's mistake leaves no traceback."""
+    logs.configure()
+    try:
+        result = cli.main(arguments, prog_name="r2ec-cli", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return exit_with("stopped by the keyboard", 130)
+    except R2ecError as error:
+        return exit_with(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF_PACKAGE.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        remedy = f"install it with: pip install 'r2ec[{extra}]'"
+        return exit_with(f"the package {error.name} is not installed; {remedy}", 3)
+    except OSError as error:
+        return exit_with(describe_os_error(error), 1)
+
+
+def main() -> None:
+    """Entry point of the script `r2ec-cli`."""
+    sys.exit(run())

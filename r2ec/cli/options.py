@@ -1,0 +1,44 @@
+"""Options that several commands share, and the checks of their values."""
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def check_day(_ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A day as 2024-05-31, or None. Raises click.BadParameter for anything else."""
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        message = f"{value!r} is not a day; write it as 2024-05-31"
+        raise click.BadParameter(message, param=option) from None
+
+
+def warehouse_option(command: Command) -> Command:
+    """`--warehouse`: the root of the tables, a local path or s3://bucket/prefix."""
+    return click.option(
+        "--warehouse",
+        envvar="R2EC_WAREHOUSE",
+        default="warehouse",
+        show_default=True,
+        metavar="PATH",
+        help="Root of the tables: a path or s3://bucket/prefix.",
+    )(command)
+
+
+def date_option(command: Command) -> Command:
+    """`--date`: the day whose partition is read or written."""
+    return click.option(
+        "--date",
+        "date",
+        required=True,
+        metavar="DAY",
+        callback=check_day,
+        help="The day, as 2024-05-31.",
+    )(command)

@@ -1,0 +1,150 @@
+"""Log lines and progress: text for people, JSON for machines, a bar where there is a terminal."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+LogFormat = Literal["text", "json"]
+LINE_EVERY_SECONDS = 10.0
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, and the extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update((k, v) for k, v in vars(record).items() if k not in _STANDARD_FIELDS)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(log_format: LogFormat = "text", level: str = "INFO") -> None:
+    """Send the project's log lines to stderr in this format; may be called again.
+
+    Raises ValueError for an unknown level.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    if log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("r2ec")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module; `name` is its `__name__`, below `r2ec` whatever the caller is."""
+    return logging.getLogger(name if name.split(".")[0] == "r2ec" else f"r2ec.{name}")
+
+
+def format_seconds(seconds: float) -> str:
+    """`42 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_progress(description: str, done: int, total: int | None, elapsed: float) -> str:
+    """One line on how far the work is, its rate, and the time left where `total` is known."""
+    rate = done / elapsed if elapsed > 0 else 0.0
+    line = f"{description}: {done:,}"
+    if total is not None:
+        line += f" of {total:,}"
+    line += f", {rate:,.1f}/s"
+    if total is not None and 0 < done < total and rate > 0:
+        line += f", {format_seconds((total - done) / rate)} left"
+    return line
+
+
+@contextmanager
+def progress(
+    description: str, total: int | None = None, *, stream: TextIO | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show how far the work is: yields `advance(n)`, to be called with each n units done.
+
+    A rich bar with rate and time left on a terminal with text logs; elsewhere a log line every
+    ten seconds and one at the end.
+    """
+    stream = stream or sys.stderr
+    json_lines = any(
+        isinstance(handler.formatter, JsonFormatter)
+        for handler in logging.getLogger("r2ec").handlers
+    )
+    if stream.isatty() and not json_lines:
+        with _bar(description, total, stream) as advance:
+            yield advance
+    else:
+        with _lines(description, total) as advance:
+            yield advance
+
+
+@contextmanager
+def _lines(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    logger = get_logger(__name__)
+    started = last_line = time.monotonic()
+    done = 0
+
+    def advance(count: int = 1) -> None:
+        nonlocal done, last_line
+        done += count
+        now = time.monotonic()
+        if now - last_line >= LINE_EVERY_SECONDS:
+            last_line = now
+            logger.info(format_progress(description, done, total, now - started))
+
+    yield advance
+    elapsed = time.monotonic() - started
+    line = format_progress(description, done, None, elapsed)
+    logger.info("%s, done in %s", line, format_seconds(elapsed))
+
+
+@contextmanager
+def _bar(description: str, total: int | None, stream: TextIO) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=stream)) as bar:
+        task = bar.add_task(description, total=total, rate="")
+        started = time.monotonic()
+
+        def advance(count: int = 1) -> None:
+            done = bar.tasks[task].completed + count
+            elapsed = max(time.monotonic() - started, 1e-9)
+            bar.update(task, advance=count, rate=f"{done / elapsed:,.1f}/s")
+
+        yield advance

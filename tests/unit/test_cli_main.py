@@ -1,0 +1,134 @@
+import errno
+import importlib
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+from r2ec import errors
+from r2ec.cli import main as cli_main
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command `probe` whose body a test sets: `command(body, *params)`."""
+
+    def register(body, *params):
+        probe = click.Command("probe", callback=body, params=list(params))
+        monkeypatch.setitem(
+            cli_main.COMMANDS, "probe", cli_main.LazyCommand("tests.unit.probe:probe", "A probe.")
+        )
+        module = type(sys)("tests.unit.probe")
+        module.probe = probe
+        monkeypatch.setitem(sys.modules, "tests.unit.probe", module)
+
+    return register
+
+
+def raising(error):
+    def body():
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (errors.R2ecError("it broke"), 1),
+        (errors.UsageError("it broke"), 2),
+        (errors.NotReadyError("it broke"), 3),
+        (errors.GateError("it broke"), 4),
+    ],
+)
+def test_our_errors_become_one_line_and_their_exit_code(command, capsys, error, exit_code):
+    command(raising(error))
+    assert cli_main.run(["probe"]) == exit_code
+    assert capsys.readouterr().err == "error: it broke\n"
+
+
+def test_full_disk_names_path_and_remedy(command, capsys):
+    command(raising(OSError(errno.ENOSPC, "No space left on device", "/data/part-0.parquet")))
+    assert cli_main.run(["probe"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: /data/part-0.parquet: the disk is full")
+
+
+def test_missing_package_names_the_extra_that_brings_it(command, capsys):
+    command(raising(ModuleNotFoundError("No module named 'torch'", name="torch")))
+    assert cli_main.run(["probe"]) == 3
+    assert "pip install 'r2ec[train]'" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(command):
+    command(raising(KeyError("rank")))
+    with pytest.raises(KeyError):
+        cli_main.run(["probe"])
+
+
+def test_wrong_use_is_exit_code_2(command):
+    command(lambda: None)
+    assert cli_main.run(["probe", "--nonsense"]) == 2
+    assert cli_main.run(["no-such-command"]) == 2
+
+
+def test_done_is_exit_code_0(command):
+    command(lambda: None)
+    assert cli_main.run(["probe"]) == 0
+
+
+@pytest.mark.parametrize("variable", ["R2EC_TOP_K", "R2EC_PROBE_TOP_K"])
+def test_every_option_may_come_from_the_environment(command, monkeypatch, variable):
+    seen = []
+    command(seen_into(seen), click.Option(["--top-k"], type=int, default=10))
+    monkeypatch.setenv(variable, "7")
+    assert cli_main.run(["probe"]) == 0
+    assert cli_main.run(["probe", "--top-k", "3"]) == 0
+    assert seen == [7, 3]
+
+
+def seen_into(seen):
+    def body(top_k):
+        seen.append(top_k)
+
+    return body
+
+
+def test_log_options_are_taken_before_and_after_the_command(command, capsys):
+    def body():
+        cli_main.logs.get_logger("r2ec.probe").info("a line")
+
+    command(body)
+    assert cli_main.run(["--log-format", "json", "probe"]) == 0
+    assert capsys.readouterr().err.startswith("{")
+    command(body)
+    assert cli_main.run(["probe", "--log-format", "json", "--log-level", "info"]) == 0
+    assert capsys.readouterr().err.startswith("{")
+
+
+def test_help_answers_in_half_a_second_without_heavy_imports():
+    code = (
+        "import sys; from r2ec.cli import main; main.run(['--help']); "
+        "heavy = {'torch', 'pyspark', 'pyarrow', 'numpy', 'duckdb', 'pydantic', 'rich'}; "
+        "sys.exit(','.join(heavy & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    assert "Commands:" in done.stdout
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize("name", list(cli_main.COMMANDS))
+def test_every_command_loads_and_explains_itself(name):
+    module, function = cli_main.COMMANDS[name].target.split(":")
+    assert isinstance(getattr(importlib.import_module(module), function), click.Command)
+    loaded = cli_main.load_command(name)
+    assert loaded.help
+    assert "Example" in (loaded.epilog or "") + loaded.help
+    for option in loaded.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{name} {option.opts[0]} has no help"
