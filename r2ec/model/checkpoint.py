@@ -1,0 +1,215 @@
+"""Model directories: what `save_pretrained` writes, the adapters, and `r2ec.json`.
+
+`transformers` alone opens a saved directory; `r2ec.json` adds what makes it a recommender: tau,
+marker, prompt template, the catalog it was trained on, the training configuration and metrics.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from r2ec.config import LoraConfig, ModelConfig, PromptConfig
+from r2ec.errors import NotReadyError, UsageError
+from r2ec.model.dual_head import DualHeadModel
+from r2ec.text.prompts import TEMPLATE_VERSION
+from r2ec.text.tokens import PromptEncoder, build_encoder
+
+CARD = "r2ec.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """Contents of `r2ec.json`. `fingerprint` identifies weights, tokenizer and prompts."""
+
+    tau: float
+    marker: str
+    prompt: dict[str, Any]
+    template_version: str
+    catalog_version: str
+    catalog_fingerprint: str
+    catalog_items: int
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model directory in memory, ready to sample and to rank."""
+
+    path: str
+    card: ModelCard
+    model: DualHeadModel
+    encoder: PromptEncoder
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_base(
+    path: str, *, model: ModelConfig, prompt: PromptConfig, device: str = "cpu"
+) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
+    """Open a plain Hugging Face directory as a dual-head model with these settings.
+
+    Raises `NotReadyError` if the directory or its files are missing.
+    """
+    check_hugging_face(path)
+    transformers_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    causal_lm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
+    stops = causal_lm.generation_config.eos_token_id
+    stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
+    if model.lora.rank:
+        causal_lm = add_adapters(causal_lm, model.lora)
+    dual = DualHeadModel(causal_lm, temperature=model.tau).to(device)
+    dual.check_logits()
+    encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
+    return dual, encoder, tokenizer
+
+
+def add_adapters(causal_lm: Any, lora: LoraConfig) -> Any:
+    """Wrap a causal LM with LoRA adapters (peft); only they are trained."""
+    import peft
+
+    return peft.get_peft_model(
+        causal_lm,
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=list(lora.target_modules),
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def encoder_for(
+    tokenizer: PreTrainedTokenizerBase, *, marker: str, prompt: PromptConfig, stop_ids: list[int]
+) -> PromptEncoder:
+    """Prompt encoder with the settings of a configuration or a model card."""
+    return build_encoder(
+        tokenizer,
+        marker=marker,
+        history_items=prompt.history_items,
+        title_chars=prompt.title_chars,
+        description_chars=prompt.description_chars,
+        max_prompt_tokens=prompt.max_prompt_tokens,
+        stop_ids=stop_ids,
+    )
+
+
+def save_model(
+    path: str | Path, model: DualHeadModel, tokenizer: PreTrainedTokenizerBase, card: ModelCard
+) -> ModelCard:
+    """Write a model directory in one act: aside first, then renamed into place.
+
+    With adapters, the top of the directory holds the merged weights and `adapter/` the adapters.
+    Returns the card with its fingerprint.
+    """
+    target = Path(path)
+    staging = target.with_name(f"{target.name}.saving-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    causal_lm: Any = model.causal_lm
+    if hasattr(causal_lm, "peft_config"):
+        import copy
+
+        causal_lm.save_pretrained(staging / "adapter")
+        causal_lm = copy.deepcopy(causal_lm).merge_and_unload()
+    causal_lm.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    values = asdict(card) | {"fingerprint": fingerprint_of(staging, card)}
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    (staging / CARD).write_text(text + "\n", encoding="utf-8")
+    replaced = target.with_name(f"{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(replaced)
+    staging.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return ModelCard(**values)
+
+
+def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
+    """Open a model directory written by `save_model`.
+
+    Raises `NotReadyError` if the directory is missing, `UsageError` if it has no `r2ec.json` (a
+    plain language model) or one of another format.
+    """
+    card = load_card(path)
+    model, encoder, tokenizer = load_base(
+        path,
+        model=ModelConfig(
+            tau=card.tau, marker=card.marker, dtype=dtype or _saved_dtype(path)  # type: ignore[arg-type]
+        ),
+        prompt=PromptConfig(**card.prompt),
+        device=device,
+    )
+    model.eval()
+    return LoadedModel(path=path, card=card, model=model, encoder=encoder, tokenizer=tokenizer)
+
+
+def load_card(path: str) -> ModelCard:
+    """Read and check `r2ec.json` of a model directory. Raises as `load_model`."""
+    check_hugging_face(path)
+    file = Path(path, CARD)
+    if not file.is_file():
+        raise UsageError(
+            f"{path} has no {CARD}: it is a plain language model, not one that r2ec-cli train"
+            f" wrote; train it first: r2ec-cli train --config … --base-model {path}"
+        )
+    try:
+        card = ModelCard(**json.loads(file.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UsageError(f"{file} is damaged ({error}); train or copy the model again") from error
+    if card.format != FORMAT or card.template_version != TEMPLATE_VERSION:
+        raise UsageError(
+            f"{file}: format {card.format}, prompt template {card.template_version}; this program"
+            f" reads format {FORMAT}, template {TEMPLATE_VERSION}. Train again, or use the release"
+            " that wrote it"
+        )
+    return card
+
+
+def check_hugging_face(path: str) -> None:
+    """Raise `NotReadyError` unless `path` looks like a Hugging Face model directory."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise NotReadyError(
+            f"model directory {path} does not exist; make one with r2ec-cli init-model or train"
+        )
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        missing.append("*.safetensors")
+    if missing:
+        raise NotReadyError(
+            f"{path} is not a complete model directory: {', '.join(missing)} missing"
+        )
+
+
+def fingerprint_of(folder: Path, card: ModelCard) -> str:
+    """12 hex digits over the weights, the tokenizer and everything that shapes a prompt."""
+    digest = hashlib.sha256()
+    names = sorted(
+        [*folder.glob("*.safetensors"), *folder.glob("tokenizer*.json"), folder / "config.json"]
+    )
+    for name in names:
+        digest.update(name.name.encode())
+        with name.open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    shaping = [card.tau, card.marker, card.prompt, card.template_version]
+    digest.update(json.dumps(shaping, sort_keys=True).encode())
+    return digest.hexdigest()[:12]
+
+
+def _saved_dtype(path: str) -> str:
+    config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return dtype if dtype in ("float32", "bfloat16") else "float32"

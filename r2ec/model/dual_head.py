@@ -1,0 +1,111 @@
+"""The dual-head model: one decoder, `lm_head` for the reasoning, `rec_head` for the catalog.
+
+Composition over `AutoModelForCausalLM`; nothing hangs on a model's class name. `rec_head` is a
+matrix of item rows made by the same backbone (`retrieval/embed.py`), kept outside the module, so
+items are added, changed or removed by editing rows.
+
+Shapes: B rows, L tokens, H hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+# Heads that scale their logits say so in their config; each is (attribute, function of logits).
+_SOFTCAP = "final_logit_softcapping"
+_MULTIPLY = "logit_scale"
+_DIVIDE = "logits_scaling"
+
+
+class DualHeadModel(nn.Module):
+    """A causal language model whose last hidden states also rank items.
+
+    `causal_lm` may be wrapped by peft. `temperature` is tau of the item softmax.
+    """
+
+    def __init__(self, causal_lm: nn.Module, *, temperature: float) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self.temperature = temperature
+
+    @property
+    def config(self) -> Any:
+        """The backbone's `transformers` configuration."""
+        return self._pretrained().config.get_text_config(decoder=True)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the width of user states and item rows."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def hidden_states(
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        *,
+        cache: Any = None,
+    ) -> Tensor:
+        """Final hidden states (after the last norm) of the new tokens, (B, L, H).
+
+        `mask_BL` covers the cached tokens too where `cache` is given; positions count the tokens
+        that the mask keeps, so padding on either side changes nothing.
+        """
+        positions = (mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
+        output = self._pretrained().get_decoder()(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Next-token logits in float32, (N, V), scaled and capped as the backbone's config says."""
+        logits: Tensor = self._pretrained().get_output_embeddings()(hidden_NH).float()
+        config = self.config
+        if (scale := getattr(config, _MULTIPLY, None)) is not None:
+            logits = logits * scale
+        if (scale := getattr(config, _DIVIDE, None)) is not None:
+            logits = logits / scale
+        if (cap := getattr(config, _SOFTCAP, None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def last_hidden(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Hidden state of each row's last token, (B, H), for rows padded at the right."""
+        hidden_BLH = self.hidden_states(ids_BL, mask_BL)
+        last_B = mask_BL.long().sum(dim=1) - 1
+        return hidden_BLH[torch.arange(ids_BL.shape[0], device=hidden_BLH.device), last_B]
+
+    def check_logits(self) -> None:
+        """Raise `ValueError` if this head's logits differ from the backbone's own.
+
+        Guards against a family whose config has yet another way to change its logits.
+        """
+        ids = torch.arange(4, device=self.device).unsqueeze(0) % self.config.vocab_size
+        with torch.no_grad():
+            own = self.logits(self.hidden_states(ids, torch.ones_like(ids))[0])
+            reference = self.causal_lm(input_ids=ids).logits[0].float()
+        difference = (own - reference).abs().max().item()
+        if difference > 1e-2 * (1 + reference.abs().max().item()):
+            raise ValueError(
+                f"{type(self._pretrained()).__name__} changes its logits in a way this program does"
+                f" not know (difference {difference:.3g}); use another base model"
+            )
+
+    def _pretrained(self) -> PreTrainedModel:
+        """The `transformers` model, under peft's wrapper where there is one."""
+        model: Any = self.causal_lm
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        pretrained: PreTrainedModel = model
+        return pretrained

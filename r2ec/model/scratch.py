@@ -1,0 +1,187 @@
+"""Small base models from scratch: a tokenizer trained on the catalog and a short warm-up.
+
+For shops, tests and laptops without a pretrained model. The warm-up teaches the language of the
+shop and the form of a reasoning (words about the items seen, then the answer marker); it sees the
+catalog's text alone, never an interaction.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from r2ec.config import InitConfig
+from r2ec.errors import UsageError
+from r2ec.model.dual_head import DualHeadModel
+from r2ec.tables import Catalog, CatalogItem, History
+from r2ec.text.prompts import DAY, item_prompt, neutralise, shorten, user_prompt
+from r2ec.text.tokens import PromptEncoder, pad_right
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{{ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+IGNORE = -100
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over `texts` with a chat template; any Unicode text can be encoded."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN_START],
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def tokenizer_texts(catalog: Catalog, encoder_template: Any) -> Iterator[str]:
+    """The catalog in the words of the prompts, so that their fixed parts cost few tokens."""
+    source = random.Random(0)
+    for item in catalog.items:
+        yield item_prompt(encoder_template, item)
+        history, items = pretend_history(catalog, source, longest=6)
+        yield user_prompt(encoder_template, history, items)
+        yield pretend_reasoning(items, source)
+
+
+def build_scratch_model(config: InitConfig, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A randomly initialised causal LM of the family and shape given, seeded."""
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.hidden_size // config.num_heads,
+        "max_position_embeddings": config.max_positions,
+        "initializer_range": config.initializer_range,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "dtype": "float32",
+    }
+    if config.hidden_size % config.num_heads or config.num_heads % config.num_kv_heads:
+        raise UsageError(
+            f"init: hidden_size {config.hidden_size} must be a multiple of num_heads"
+            f" {config.num_heads}, and that of num_kv_heads {config.num_kv_heads}"
+        )
+    torch.manual_seed(config.seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **shape))
+    return model.float()
+
+
+def warm_up(
+    model: DualHeadModel,
+    encoder: PromptEncoder,
+    catalog: Catalog,
+    config: InitConfig,
+    report: Callable[[int, float], None],
+) -> float:
+    """Train the language model on pretended users of this catalog; returns the last mean loss.
+
+    Loss is the mean cross-entropy per token over the whole text. `report(step, loss)` is called
+    at each step.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.warmup_lr, weight_decay=0.01)
+    source = random.Random(config.seed)
+    recent = 0.0
+    model.train()
+    for step in range(config.warmup_steps):
+        lr = config.warmup_lr * min(1.0, (step + 1) / 20) * (1 - step / config.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        rows = [warm_up_row(encoder, catalog, source) for _ in range(config.warmup_batch)]
+        loss = language_loss(model, rows, encoder.tokenizer.pad_token_id or 0)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        recent = loss.item() if step == 0 else 0.9 * recent + 0.1 * loss.item()
+        report(step + 1, recent)
+    model.eval()
+    return recent
+
+
+def warm_up_row(encoder: PromptEncoder, catalog: Catalog, source: random.Random) -> list[int]:
+    """Ids of one pretended user: prompt, reasoning, marker, end of turn."""
+    history, items = pretend_history(catalog, source, longest=8)
+    prompt = encoder.user_ids_from_items(history, items)
+    return prompt + reasoning_ids(encoder, items, source)
+
+
+def reasoning_ids(
+    encoder: PromptEncoder, items: Sequence[CatalogItem], source: random.Random
+) -> list[int]:
+    """Ids of a pretended reasoning about `items`, ended by the marker."""
+    text = neutralise(pretend_reasoning(items, source), encoder.template.forbidden)
+    ids: list[int] = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids + list(encoder.marker_ids)
+
+
+def pretend_history(
+    catalog: Catalog, source: random.Random, *, longest: int
+) -> tuple[History, list[CatalogItem]]:
+    """A made-up history of 1 to `longest` random catalog items."""
+    items = [catalog.items[source.randrange(catalog.num_items)]]
+    items += [catalog.items[source.randrange(catalog.num_items)] for _ in range(source.randrange(longest))]
+    times = sorted(source.randrange(1, 900) * DAY for _ in items)
+    return (
+        History(
+            user_id="",
+            item_index=tuple(item.item_index for item in items),
+            rating=tuple(float(source.randint(1, 5)) for _ in items),
+            time=tuple(times),
+            now=times[-1] + source.randrange(0, 60) * DAY,
+        ),
+        items,
+    )
+
+
+def pretend_reasoning(items: Sequence[CatalogItem], source: random.Random) -> str:
+    """A short thought in the shop's own words about the latest items of a history.
+
+    It names what was bought last and what is known of it; it knows nothing of what comes next.
+    """
+    latest = items[-1]
+    parts = [f"bought {shorten(latest.title, 40)}"]
+    if latest.category:
+        parts.append(f"looks at {shorten(latest.category.split(' > ')[-1], 30)}")
+    stores = [item.store for item in items if item.store]
+    if stores:
+        parts.append(f"likes {shorten(max(stores, key=stores.count), 24)}")
+    if len(items) > 1:
+        parts.append(f"earlier {shorten(items[-2].title, 30)}")
+    source.shuffle(parts)
+    return "; ".join(parts[:2]) + ". "
+
+
+def language_loss(model: DualHeadModel, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Mean next-token cross-entropy over all tokens of `rows` (a scalar with gradient)."""
+    ids, mask = pad_right(rows, pad_id)
+    ids_BL = torch.tensor(ids, device=model.device)
+    mask_BL = torch.tensor(mask, device=model.device)
+    hidden_BLH = model.hidden_states(ids_BL, mask_BL)
+    kept_BL = mask_BL[:, 1:].bool()
+    logits_NV = model.logits(hidden_BLH[:, :-1][kept_BL])
+    return torch.nn.functional.cross_entropy(logits_NV, ids_BL[:, 1:][kept_BL])
