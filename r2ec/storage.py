@@ -100,8 +100,7 @@ class Warehouse:
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
-        info = self.filesystem.get_file_info(self.path(*parts))
-        return bool(info.type != pafs.FileType.NotFound)
+        return self._there(self.path(*parts))
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
         """Sorted paths, relative to the root, of the files that readers may see under `parts`.
@@ -221,9 +220,10 @@ class Warehouse:
         """
         names = sorted(self._walk(*source))
         if self.is_s3:
+            old_paths = [self.path(*source, name) for name in names]
+            new_paths = [self.path(*target, name) for name in names]
             with ThreadPoolExecutor(_S3_THREADS) as pool:
-                for done in [pool.submit(self._move_s3, source, target, name) for name in names]:
-                    done.result()
+                list(pool.map(self._copy_s3, old_paths, new_paths))
         else:
             for name in names:
                 new_path = self.path(*target, name)
@@ -290,13 +290,16 @@ class Warehouse:
                 for name in names:
                     yield os.path.relpath(os.path.join(folder, name), top)
 
-    def _move_s3(self, source: tuple[str, ...], target: tuple[str, ...], name: str) -> None:
+    def _copy_s3(self, source: str, target: str) -> None:
         try:
-            self.filesystem.copy_file(self.path(*source, name), self.path(*target, name))
-            self.filesystem.delete_file(self.path(*source, name))
+            self.filesystem.copy_file(source, target)
         except OSError:
-            if self.exists(*source, name) or not self.exists(*target, name):
+            # Moved by another mover in the meantime, or a real failure?
+            if self._there(source) or not self._there(target):
                 raise
+
+    def _there(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def _safe_part(part: str) -> str:
