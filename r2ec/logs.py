@@ -30,12 +30,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class StderrHandler(logging.Handler):
+    """Writes to whatever `sys.stderr` is when a line comes, so that a redirected one is met."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
+
+
 def configure(log_format: LogFormat = "text", level: str = "INFO") -> None:
     """Send the project's log lines to stderr in this format; may be called again.
 
     Raises ValueError for an unknown level.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
