@@ -1,0 +1,158 @@
+"""Cosines of user states and item rows: fast ones by block, exact ones by pair.
+
+Shapes: B users, I items, H hidden size, P pairs. A matrix product gives the cosine of one pair in
+another last bit when the block has another shape, so equal items would tie or not by chance. Here
+the product only narrows the candidates down, within a bound on its error; what decides is the
+cosine of the pair alone, summed in float64, which no other pair has a part in.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Scores that are held at once: what stays in a CPU's cache, what keeps a GPU busy.
+_SCORES_ON_CPU = 1 << 22
+_SCORES_ON_DEVICE = 1 << 27
+_EXACT_ELEMENTS = 1 << 22
+_SMALLEST_NORM = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CosineBlock:
+    """Cosines [b, n] in float32 of users `first_user …` and items `first_item …`; -inf: masked."""
+
+    first_user: int
+    first_item: int
+    cosines: Tensor
+
+
+def cosine_error_bound(hidden_size: int) -> float:
+    """How far a block's cosine may be from the exact one: a float32 sum of H products."""
+    return (hidden_size + 16) * 2.0**-24
+
+
+def iter_cosine_blocks(
+    user_states_BH: Tensor,
+    item_embeddings_IH: Tensor,
+    *,
+    block_items: int,
+    masked: tuple[Tensor, Tensor] | None = None,
+    allowed_I: Tensor | None = None,
+) -> Iterator[CosineBlock]:
+    """All cosines, a block of items and of users at a time; masked ones are -inf.
+
+    `masked` holds pairs (user [P], item [P]) sorted by item. A block is overwritten by the next
+    one. The item rows may lie on another device than the users, such as a memory map on the CPU.
+    Raises `ValueError` where an item's row is not finite.
+    """
+    num_users, num_items = user_states_BH.shape[0], item_embeddings_IH.shape[0]
+    users_BH, device = _unit_rows(user_states_BH), user_states_BH.device
+    at_once = _SCORES_ON_CPU if device.type == "cpu" else _SCORES_ON_DEVICE
+    block_items = min(block_items, num_items)
+    block_users = max(1, min(num_users, at_once // max(1, block_items)))
+    buffer = users_BH.new_empty(block_users * block_items)
+    masked_items = None if masked is None else masked[1].cpu()
+    for first_item in range(0, num_items, block_items):
+        rows_nH = item_embeddings_IH[first_item : first_item + block_items].to(device).float()
+        length_n = rows_nH.norm(dim=1)
+        _require_finite(length_n, "item", first_item)
+        scale_n = length_n.clamp(min=_SMALLEST_NORM).reciprocal()
+        if allowed_I is not None:
+            barred_n = ~allowed_I[first_item : first_item + block_items].to(device)
+        if masked is not None and masked_items is not None:
+            borders = torch.tensor([first_item, first_item + rows_nH.shape[0]])
+            low, high = torch.searchsorted(masked_items, borders).tolist()
+            masked_users, masked_columns = masked[0][low:high], masked[1][low:high] - first_item
+        for first_user in range(0, num_users, block_users):
+            states_bH = users_BH[first_user : first_user + block_users]
+            shape = (states_bH.shape[0], rows_nH.shape[0])
+            cosines = buffer[: shape[0] * shape[1]].view(shape)
+            with _full_float32(device):
+                torch.mm(states_bH, rows_nH.T, out=cosines)
+            cosines.mul_(scale_n)
+            if allowed_I is not None:
+                cosines.masked_fill_(barred_n, -torch.inf)
+            if masked is not None:
+                here = (masked_users >= first_user) & (masked_users < first_user + shape[0])
+                cosines[masked_users[here] - first_user, masked_columns[here]] = -torch.inf
+            yield CosineBlock(first_user=first_user, first_item=first_item, cosines=cosines)
+
+
+def exact_cosines(
+    user_states_BH: Tensor, item_embeddings_IH: Tensor, user_P: Tensor, item_P: Tensor
+) -> Tensor:
+    """Cosines [P] in float64 of the pairs, each from its own two rows alone."""
+    hidden_size = user_states_BH.shape[1]
+    step = max(1, _EXACT_ELEMENTS // hidden_size)
+    result_P = torch.empty(user_P.shape[0], dtype=torch.float64, device=user_P.device)
+    for start in range(0, user_P.shape[0], step):
+        users, items = user_P[start : start + step], item_P[start : start + step]
+        count = users.shape[0]
+        if users.device.type != "cpu":
+            # A GPU sums in an order that depends on the number of rows: keep it the same.
+            users = torch.nn.functional.pad(users, (0, step - count))
+            items = torch.nn.functional.pad(items, (0, step - count))
+        left = user_states_BH[users].double()
+        right = item_embeddings_IH[items.to(item_embeddings_IH.device)].to(left.device).double()
+        lengths = ((left * left).sum(1) * (right * right).sum(1)).sqrt()
+        cosines = (left * right).sum(1) / lengths.clamp(min=_SMALLEST_NORM)
+        result_P[start : start + step] = cosines[:count]
+    return result_P
+
+
+def seen_pairs(
+    seen: Sequence[Sequence[int]], *, num_users: int, num_items: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Pairs (user [P], item [P]) of the seen items, sorted by item.
+
+    Raises `ValueError` when there is not one list per user or an item is not in the catalog.
+    """
+    if len(seen) != num_users:
+        raise ValueError(f"{len(seen)} lists of seen items for {num_users} users")
+    pairs = sorted({(int(item), user) for user, items in enumerate(seen) for item in items})
+    if pairs and not 0 <= pairs[0][0] <= pairs[-1][0] < num_items:
+        wrong = pairs[0] if pairs[0][0] < 0 else pairs[-1]
+        raise ValueError(
+            f"seen item_index {wrong[0]} of user row {wrong[1]} is not in a catalog of "
+            f"{num_items} items: history and embeddings are of different catalog versions"
+        )
+    flat = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2)
+    return flat[:, 1].contiguous(), flat[:, 0].contiguous()
+
+
+def require_states(user_states_BH: Tensor, item_embeddings_IH: Tensor) -> None:
+    """Raise `ValueError` unless the shapes fit, the catalog has rows and the states are finite."""
+    shapes = tuple(user_states_BH.shape), tuple(item_embeddings_IH.shape)
+    if user_states_BH.ndim != 2 or item_embeddings_IH.ndim != 2 or shapes[0][1] != shapes[1][1]:
+        raise ValueError(f"user states {shapes[0]} and item embeddings {shapes[1]} do not fit")
+    if not shapes[1][0]:
+        raise ValueError("the catalog has no item embeddings: nothing can be ranked")
+    _require_finite(user_states_BH.double().norm(dim=1), "user", 0)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    rows = rows.float()
+    lengths: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / lengths.clamp(min=_SMALLEST_NORM)
+
+
+def _require_finite(lengths: Tensor, what: str, first: int) -> None:
+    finite = lengths.isfinite()
+    if not bool(finite.all()):
+        row = first + int((~finite).nonzero()[0])
+        raise ValueError(f"the embedding of {what} row {row} is not finite: it cannot be ranked")
+
+
+@contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """No TF32, no bfloat16: the error bound is that of float32 products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
