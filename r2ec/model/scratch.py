@@ -7,6 +7,7 @@ catalog's text alone, never an interaction.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from r2ec.config import InitConfig
+from r2ec.config import InitConfig, PromptConfig
 from r2ec.errors import UsageError
+from r2ec.model.checkpoint import encoder_for
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.tables import Catalog, CatalogItem, History
-from r2ec.text.prompts import DAY, item_prompt, neutralise, shorten, user_prompt
+from r2ec.text.prompts import (
+    DAY,
+    PromptTemplate,
+    item_prompt,
+    neutralise,
+    shorten,
+    user_prompt,
+)
 from r2ec.text.tokens import PromptEncoder, pad_right
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -27,8 +36,6 @@ CHAT_TEMPLATE = (
     "{{ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-IGNORE = -100
-
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over `texts` with a chat template; any Unicode text can be encoded."""
@@ -53,13 +60,13 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     return wrapped
 
 
-def tokenizer_texts(catalog: Catalog, encoder_template: Any) -> Iterator[str]:
+def tokenizer_texts(catalog: Catalog, template: PromptTemplate) -> Iterator[str]:
     """The catalog in the words of the prompts, so that their fixed parts cost few tokens."""
     source = random.Random(0)
     for item in catalog.items:
-        yield item_prompt(encoder_template, item)
+        yield item_prompt(template, item)
         history, items = pretend_history(catalog, source, longest=6)
-        yield user_prompt(encoder_template, history, items)
+        yield user_prompt(template, history, items)
         yield pretend_reasoning(items, source)
 
 
@@ -185,3 +192,33 @@ def language_loss(model: DualHeadModel, rows: Sequence[Sequence[int]], pad_id: i
     kept_BL = mask_BL[:, 1:].bool()
     logits_NV = model.logits(hidden_BLH[:, :-1][kept_BL])
     return torch.nn.functional.cross_entropy(logits_NV, ids_BL[:, 1:][kept_BL])
+
+
+def make_base_model(
+    catalog: Catalog,
+    config: InitConfig,
+    *,
+    prompt: PromptConfig,
+    marker: str,
+    output: str | Path,
+    report: Callable[[int, float], None],
+) -> float:
+    """Tokenizer, random weights and warm-up for one catalog, saved as a Hugging Face directory.
+
+    Returns the last language-model loss (0 without warm-up).
+    """
+    template = PromptTemplate(
+        marker=marker,
+        forbidden=(marker, END_OF_TEXT, TURN_START, TURN_END),
+        history_items=prompt.history_items,
+        title_chars=prompt.title_chars,
+        description_chars=prompt.description_chars,
+    )
+    tokenizer = train_tokenizer(tokenizer_texts(catalog, template), config.vocab_size)
+    encoder = encoder_for(tokenizer, marker=marker, prompt=prompt, stop_ids=[])
+    model = DualHeadModel(build_scratch_model(config, tokenizer), temperature=1.0)
+    loss = warm_up(model, encoder, catalog, config, report)
+    causal_lm: Any = model.causal_lm
+    causal_lm.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return loss

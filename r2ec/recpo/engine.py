@@ -1,0 +1,202 @@
+"""DeepSpeed around one model: the only place that imports it.
+
+A loss passed to `backward` is this rank's share of a global mean: its denominators already span
+ranks and micro-batches. DeepSpeed averages gradients over the ranks, so the loss is multiplied by
+their number; the gradient is then the sum of the shares, the same for any cut of the batch.
+
+Every rank must call `backward` the same number of times in a step (ZeRO-2 reduces at each call).
+"""
+
+import json
+import logging
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r2ec.errors import NotReadyError, R2ecError
+from r2ec.model.dual_head import DualHeadModel
+
+_MANIFEST = "complete.json"
+
+
+class World:
+    """The processes of a run. Created once; `close` at the end."""
+
+    def __init__(self) -> None:
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+            os.environ.setdefault(name, value)
+        if int(os.environ["WORLD_SIZE"]) == 1 and "MASTER_PORT" not in os.environ:
+            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", _free_port()
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        else:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _quiet()
+        import deepspeed
+
+        deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def device(self) -> str:
+        """This rank's device."""
+        return f"cuda:{os.environ['LOCAL_RANK']}" if self.cuda else "cpu"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and logs."""
+        return self.rank == 0
+
+    def share(self, rows: list[Any]) -> list[Any]:
+        """This rank's rows of a global list: every `size`-th from `rank`."""
+        return rows[self.rank :: self.size]
+
+    def largest_share(self, num_rows: int) -> int:
+        """Rows of the rank that has most of `num_rows`."""
+        return -(-num_rows // self.size)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable value, in order of rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def gather_rows(self, local_NH: Tensor, num_rows: int) -> Tensor:
+        """Rows of a list cut by `share`, put together again in the global order, without gradient.
+
+        `num_rows` is the length of the global list; every rank gets the same (num_rows, H).
+        """
+        parts = self.gather(local_NH.detach().cpu())
+        whole = torch.empty(num_rows, *local_NH.shape[1:], dtype=local_NH.dtype)
+        for rank, part in enumerate(parts):
+            whole[rank :: self.size] = part
+        return whole.to(local_NH.device)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """End the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class Engine:
+    """A model under DeepSpeed with AdamW; learning rates are given at each step."""
+
+    def __init__(
+        self,
+        world: World,
+        model: DualHeadModel,
+        *,
+        zero_stage: int,
+        gradient_clipping: float,
+        weight_decay: float,
+    ) -> None:
+        import deepspeed
+
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        bf16 = any(p.dtype == torch.bfloat16 for p in parameters)
+        optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay)
+        self.world, self.model = world, model
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "managed_gradient_accumulation": False,
+                "gradient_clipping": gradient_clipping,
+                "zero_optimization": {"stage": zero_stage},
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+                "bf16": {"enabled": bf16},
+                "steps_per_print": 1_000_000_000,
+            },
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of this rank's share of the global loss."""
+        self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float | None:
+        """One optimizer step at this learning rate; returns the gradient norm before clipping.
+
+        None where DeepSpeed does not tell it (ZeRO stage 0 in float32).
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def save(self, folder: Path, state: dict[str, Any], tensors: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint in one act and leave only the newest `keep` beside it.
+
+        `state` is JSON, `tensors` anything `torch.save` takes (written by the first rank).
+        """
+        staging = folder.with_name(f"_{folder.name}")
+        if self.world.is_first:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.world.barrier()
+        self._engine.save_checkpoint(str(staging), tag="engine", save_latest=False)
+        self.world.barrier()
+        if self.world.is_first:
+            torch.save(tensors, staging / "tensors.pt")
+            manifest = state | {"world_size": self.world.size}
+            (staging / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            staging.rename(folder)
+            for old in checkpoints(folder.parent)[:-keep]:
+                shutil.rmtree(old)
+        self.world.barrier()
+
+    def load(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore weights and optimizer; returns `state` and `tensors` as saved.
+
+        Raises `NotReadyError` if the checkpoint was written by another number of processes.
+        """
+        state = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        if state["world_size"] != self.world.size:
+            raise NotReadyError(
+                f"{folder} was written by {state['world_size']} processes, this run has"
+                f" {self.world.size}; resume with the same number"
+            )
+        self._engine.load_checkpoint(str(folder), tag="engine")
+        tensors: dict[str, Any] = torch.load(folder / "tensors.pt", weights_only=True)
+        return state, tensors
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a stage, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{_MANIFEST}"))
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _quiet() -> None:
+    """DeepSpeed logs every setting of its own at INFO; keep its warnings."""
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -1,0 +1,164 @@
+"""The loop that both stages share: steps, evaluation, best weights, checkpoints, resume."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from r2ec.errors import NotReadyError
+from r2ec.logs import get_logger
+from r2ec.metrics import hit_rate_at_k, ndcg_at_k
+from r2ec.model.checkpoint import ModelCard, save_model
+from r2ec.recpo.engine import Engine, checkpoints
+from r2ec.recpo.items import ItemTable
+from r2ec.recpo.journal import Journal
+
+_LOG = get_logger(__name__)
+LINE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """What one stage does. `run_step(step)` gives the figures of a step (counted from 0), the same
+    on all ranks; `evaluate()` the valid ranks of the current weights."""
+
+    name: str
+    steps: int
+    eval_every: int
+    patience: int
+    checkpoint_every: int
+    keep: int
+    run_step: Callable[[int], dict[str, float | None]]
+    evaluate: Callable[[], np.ndarray]
+    card: Callable[[dict[str, float]], ModelCard]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """State of a stage that a resume needs beside weights and optimizer."""
+
+    step: int = 0
+    best: float = -1.0
+    best_step: int = 0
+    first: float = -1.0
+    since_best: int = 0
+
+
+def run_stage(
+    plan: StagePlan,
+    engine: Engine,
+    table: ItemTable,
+    tokenizer: Any,
+    journal: Journal,
+    run_dir: Path,
+    *,
+    resume: bool,
+) -> dict[str, float]:
+    """Run a stage to its end; `run_dir/<name>` then holds the weights with the best valid N@10.
+
+    The untrained weights count as step 0, so a stage never hands on something worse than it got.
+    Returns valid N@10 before and after, the best step, and the number of steps run.
+    """
+    best_dir = run_dir / plan.name
+    folder = run_dir / "checkpoints" / plan.name
+    state = _restore(plan, engine, table, folder) if resume else None
+    if state is None:
+        state = _Progress()
+        _judge(plan, engine, tokenizer, journal, state, best_dir)
+        state.first = state.best
+    journal.rewind(plan.name, state.step)
+    last_line = time.monotonic()
+    while state.step < plan.steps and not (plan.patience and state.since_best >= plan.patience):
+        start = time.monotonic()
+        figures = plan.run_step(state.step)
+        state.step += 1
+        figures["step_seconds"] = time.monotonic() - start
+        journal.log_step(plan.name, state.step, figures)
+        if engine.world.is_first and time.monotonic() - last_line > LINE_EVERY_SECONDS:
+            last_line = time.monotonic()
+            _LOG.info("%s step %d of %d: %s", plan.name, state.step, plan.steps, _line(figures))
+        if state.step % plan.eval_every == 0 or state.step == plan.steps:
+            _judge(plan, engine, tokenizer, journal, state, best_dir)
+        if state.step % plan.checkpoint_every == 0 and state.step < plan.steps:
+            _save(plan, engine, table, folder, state)
+    return {
+        "valid_ndcg@10_before": state.first,
+        "valid_ndcg@10": state.best,
+        "best_step": float(state.best_step),
+        "steps": float(state.step),
+    }
+
+
+def _judge(
+    plan: StagePlan,
+    engine: Engine,
+    tokenizer: Any,
+    journal: Journal,
+    state: _Progress,
+    best_dir: Path,
+) -> None:
+    """Evaluate the current weights; keep them if they are the best so far."""
+    ranks = plan.evaluate()
+    value = float(ndcg_at_k(ranks, 10).mean())
+    hits = float(hit_rate_at_k(ranks, 10).mean())
+    journal.log_step(
+        plan.name, state.step, {"valid_ndcg@10": value, "valid_hit_rate@10": hits}
+    )
+    state.since_best += 1
+    if value > state.best:
+        state.best, state.best_step, state.since_best = value, state.step, 0
+        if engine.world.is_first:
+            card = plan.card({"valid_ndcg@10": value, "valid_hit_rate@10": hits})
+            save_model(best_dir, engine.model, tokenizer, card)
+        engine.world.barrier()
+    if engine.world.is_first:
+        _LOG.info(
+            "%s step %d: valid N@10 %.4f, H@10 %.4f (%d users; best %.4f at step %d)",
+            plan.name, state.step, value, hits, len(ranks), state.best, state.best_step,
+        )
+
+
+def _save(
+    plan: StagePlan, engine: Engine, table: ItemTable, folder: Path, state: _Progress
+) -> None:
+    values = {name: getattr(state, name) for name in _Progress.__slots__}
+    tensors = {"table_IH": table.table_IH}
+    engine.save(folder / f"step-{state.step:08d}", values, tensors, plan.keep)
+
+
+def _restore(
+    plan: StagePlan, engine: Engine, table: ItemTable, folder: Path
+) -> _Progress | None:
+    """Latest readable checkpoint of this stage; a broken one is passed over with a warning."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            values, tensors = engine.load(path)
+        except NotReadyError:
+            raise
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            _LOG.warning("checkpoint %s is broken (%s); trying an older one", path, error)
+            continue
+        table.table_IH = tensors["table_IH"].to(engine.model.device)
+        values.pop("world_size")
+        state = _Progress(**values)
+        if engine.world.is_first:
+            _LOG.info("%s: resumed after step %d from %s", plan.name, state.step, path)
+        return state
+    return None
+
+
+def _line(figures: dict[str, float | None]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if v is not None)
+
+
+def peak_memory_bytes() -> float:
+    """Peak memory of this process: on the GPU where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
