@@ -1,0 +1,122 @@
+"""The catalog: item metadata merged and cleaned, with indices that never change."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+from pyspark.sql.types import DoubleType, StringType, StructField, StructType
+
+from r2ec.etl.files import InputFile
+from r2ec.etl.inputs import ITEM_FIELDS, ItemInput
+from r2ec.etl.item_text import item_text
+from r2ec.etl.rows import read_rows
+
+TEXT_COLUMNS = ("title", "description", "category", "store", "price", "text_hash")
+TEXT_TYPE = StructType(
+    [StructField(name, DoubleType() if name == "price" else StringType()) for name in TEXT_COLUMNS]
+)
+
+
+def read_items(spark: SparkSession, files: list[InputFile], items: ItemInput) -> DataFrame:
+    """One row per input row: `item_id`, the raw metadata columns, `place`, `line`, `reason`."""
+    rows = read_rows(spark, files, items.columns())
+    item_id = F.trim("item")
+    missing = F.when(F.coalesce(item_id, F.lit("")) == "", "missing_item")
+    return rows.select(
+        item_id.alias("item_id"),
+        *ITEM_FIELDS,
+        "place",
+        F.when(F.coalesce(F.col("reason"), missing).isNotNull(), F.col("line")).alias("line"),
+        F.coalesce(F.col("reason"), missing).alias("reason"),
+    )
+
+
+def merge_items(items: DataFrame) -> DataFrame:
+    """One row per item: of each metadata column the last value in the input that is not empty."""
+    latest = [
+        F.max_by(name, F.when(_has_value(F.col(name)), F.col("place"))).alias(name)
+        for name in ITEM_FIELDS
+    ]
+    return items.where(F.col("reason").isNull()).groupBy("item_id").agg(*latest)
+
+
+def with_text(items: DataFrame, categories_separator: str | None) -> DataFrame:
+    """Clean the raw metadata: `item_id` and the text columns of the catalog."""
+    cleaned = arrow_udf(_clean_batch(categories_separator), TEXT_TYPE, ArrowUDFType.SCALAR)
+    texts = items.select("item_id", cleaned(*ITEM_FIELDS).alias("text"))
+    return texts.select("item_id", *[F.col("text")[name].alias(name) for name in TEXT_COLUMNS])
+
+
+def assign_indices(items: DataFrame, previous: DataFrame | None) -> DataFrame:
+    """Each item's `item_id` and `item_index`: as before, or after the highest, by `item_id`.
+
+    The new ids go through one sorted partition, keys only: a row's number is then its index.
+    """
+    new, first_index = items.select("item_id"), 0
+    if previous is not None:
+        new = new.join(previous.select("item_id"), on="item_id", how="left_anti")
+        highest = previous.agg(F.max("item_index")).first()
+        first_index = 0 if highest is None or highest[0] is None else highest[0] + 1
+    ordered = new.repartition(1).sortWithinPartitions("item_id")
+    numbered = ordered.withColumn("item_index", F.monotonically_increasing_id() + first_index)
+    if previous is None:
+        return numbered
+    return previous.select("item_id", "item_index").unionByName(numbered)
+
+
+def build_catalog(texts: DataFrame, first_seen: DataFrame, previous: DataFrame | None) -> DataFrame:
+    """The catalog's rows sorted by `item_index`.
+
+    `texts` has the items with metadata (or with an empty text), `first_seen` the first event of
+    each item in the log (`item_id`, `time` in microseconds). An item of the previous version that
+    has no metadata any more stays as it was.
+    """
+    indices = assign_indices(texts, previous)
+    joined = indices.join(texts.withColumn("is_new", F.lit(True)), on="item_id", how="left")
+    joined = joined.join(first_seen, on="item_id", how="left")
+    seen = F.timestamp_micros("time")
+    if previous is None:
+        columns: list[Column | str] = [*TEXT_COLUMNS[:-1], seen.alias("first_seen"), "text_hash"]
+    else:
+        old = previous.select("item_id", *[F.col(c).alias(f"old_{c}") for c in _CARRIED])
+        joined = joined.join(old, on="item_id", how="left")
+        text = {
+            name: F.when(F.col("is_new"), F.col(name)).otherwise(F.col(f"old_{name}")).alias(name)
+            for name in TEXT_COLUMNS
+        }
+        earliest = F.least(seen, F.col("old_first_seen")).alias("first_seen")
+        columns = [*[text[name] for name in TEXT_COLUMNS[:-1]], earliest, text["text_hash"]]
+    return joined.select("item_index", "item_id", *columns).orderBy("item_index")
+
+
+_CARRIED = (*TEXT_COLUMNS, "first_seen")
+
+
+def _has_value(raw: Column) -> Column:
+    return ~F.coalesce(F.trim(raw), F.lit("")).isin("", "[]", "null", "{}")
+
+
+def _clean_batch(separator: str | None) -> Callable[..., pa.Array]:
+    def clean(
+        title: pa.Array,
+        description: pa.Array,
+        features: pa.Array,
+        categories: pa.Array,
+        main_category: pa.Array,
+        store: pa.Array,
+        price: pa.Array,
+    ) -> pa.Array:
+        columns = (title, description, features, categories, main_category, store, price)
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        cleaned = []
+        for row in rows:
+            raw = dict(zip(ITEM_FIELDS, row, strict=True))
+            text = item_text(**raw, categories_separator=separator)
+            values = {name: getattr(text, name) for name in TEXT_COLUMNS[:-1]}
+            cleaned.append(values | {"text_hash": text.text_hash()})
+        kinds = [(n, pa.float64() if n == "price" else pa.string()) for n in TEXT_COLUMNS]
+        return pa.array(cleaned, type=pa.struct(kinds))
+
+    return clean

@@ -1,0 +1,45 @@
+"""The border of a job's process: runs it, prints its summary, turns errors into exit codes."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from r2ec.errors import R2ecError
+from r2ec.etl.session import open_session
+from r2ec.etl.summary import JobSummary
+
+Job = TypeVar("Job")
+
+
+def main(parse: Callable[[], Job], run: Callable[[SparkSession, Job], JobSummary]) -> None:
+    """Parse the command line, run the job, print its line; exits 0, 1, 2, 3 or 4."""
+    try:
+        job = parse()
+        spark = open_session(run.__module__.rsplit(".", 1)[-1].removesuffix("_job"))
+        try:
+            print(run(spark, job).line(), flush=True)
+        finally:
+            spark.stop()
+    except R2ecError as error:
+        _exit(str(error), error.exit_code)
+    except OSError as error:
+        remedy = "check the path, its permissions and the free space"
+        _exit(f"{error.filename or ''}: {error.strerror or error}; {remedy}", 1)
+    except (PySparkException, Py4JJavaError) as error:
+        _exit(f"Spark: {_cause(error)}", 1)
+
+
+def _exit(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _cause(error: Exception) -> str:
+    """The innermost cause that Spark reports, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Caused by: ")]
+    return causes[-1].removeprefix("Caused by: ") if causes else lines[0]

@@ -1,0 +1,131 @@
+"""Partitions written aside and then put in place of those that were there.
+
+A job writes below `_staging/etl/RUN`, which readers ignore. When all is written and audited, a
+small file says which partitions are to be replaced; from then on the change is finished, by the
+job or, if that was killed, by the next one. A job killed before it leaves the tables as they were.
+"""
+
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass
+
+import pyarrow.fs as pafs
+from pyspark.sql import DataFrame
+
+from r2ec.errors import R2ecError, UsageError
+from r2ec.storage import Warehouse
+
+STAGING = ("_staging", "etl")
+_READY = "ready.json"
+_ABANDONED_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The folder of one run of one job."""
+
+    warehouse: Warehouse
+    run: str
+
+    def uri(self, *parts: str) -> str:
+        """Address of a staged table or partition, for Spark."""
+        return self.warehouse.uri(*STAGING, self.run, *parts)
+
+    def write(self, rows: DataFrame, *parts: str, partition_by: str | None = None) -> None:
+        """Write a table (split by a column) or one partition of it."""
+        writer = rows.write.mode("overwrite").option("compression", "zstd")
+        writer = writer.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        if partition_by:
+            writer = writer.partitionBy(partition_by)
+        writer.parquet(self.uri(*parts))
+
+    def publish(self, partitions: list[tuple[str, ...]]) -> None:
+        """Put the staged partitions in place; one of which nothing was staged disappears."""
+        _drop_checksums(self.warehouse, *STAGING, self.run)
+        listed = [{"parts": parts, "files": self._staged_files(parts)} for parts in partitions]
+        data = json.dumps({"partitions": listed}, indent=1).encode()
+        self.warehouse.replace_file(data, *STAGING, self.run, _READY)
+        _finish(self.warehouse, self.run)
+
+    def _staged_files(self, parts: tuple[str, ...]) -> list[str]:
+        paths = self.warehouse.list_files(*STAGING, self.run, *parts)
+        return [path.rsplit("/", 1)[-1] for path in paths]
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        self.warehouse.remove_dir(*STAGING, self.run)
+
+
+def open_staging(warehouse: Warehouse, job: str) -> Staging:
+    """A new staging folder, after finishing what a killed job had begun to put in place.
+
+    Raises R2ecError when the warehouse cannot be written to.
+    """
+    try:
+        warehouse.check_writable()
+    except UsageError as error:
+        raise R2ecError(str(error)) from error
+    for run in _runs(warehouse):
+        if warehouse.exists(*STAGING, run, _READY):
+            _finish(warehouse, run)
+        elif _age_seconds(warehouse, *STAGING, run) > _ABANDONED_SECONDS:
+            warehouse.remove_dir(*STAGING, run)
+    return Staging(warehouse, f"{job}-{uuid.uuid4().hex[:12]}")
+
+
+def _finish(warehouse: Warehouse, run: str) -> None:
+    """Replace every partition listed; each step may be done already."""
+    listed = json.loads(warehouse.read_file(*STAGING, run, _READY))
+    for partition in listed["partitions"]:
+        replace = _replace_objects if warehouse.is_s3 else _replace_folder
+        replace(warehouse, run, tuple(partition["parts"]), partition["files"])
+    warehouse.remove_dir(*STAGING, run)
+
+
+def _replace_folder(
+    warehouse: Warehouse, run: str, parts: tuple[str, ...], files: list[str]
+) -> None:
+    """Two renames: the old folder out of the way, the new one into its place."""
+    staged, replaced = (*STAGING, run, *parts), (*STAGING, run, "replaced", *parts)
+    new, place, old = (warehouse.path(*where) for where in (staged, parts, replaced))
+    is_done = bool(files) and not os.path.isdir(new)
+    if os.path.isdir(place) and not is_done:
+        os.makedirs(os.path.dirname(old), exist_ok=True)
+        os.rename(place, old)
+    if os.path.isdir(new):
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.rename(new, place)
+
+
+def _replace_objects(
+    warehouse: Warehouse, run: str, parts: tuple[str, ...], files: list[str]
+) -> None:
+    """Old objects out, new ones in, by name; an object store has no folders to rename."""
+    for path in warehouse.list_files(*parts):
+        if path.rsplit("/", 1)[-1] not in files:
+            warehouse.remove_file(path)
+    warehouse.move_dir((*STAGING, run, *parts), parts)
+
+
+def _runs(warehouse: Warehouse) -> list[str]:
+    selector = pafs.FileSelector(warehouse.path(*STAGING), allow_not_found=True)
+    infos = warehouse.filesystem.get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+
+def _age_seconds(warehouse: Warehouse, *parts: str) -> float:
+    selector = pafs.FileSelector(warehouse.path(*parts), recursive=True)
+    times = [info.mtime.timestamp() for info in warehouse.filesystem.get_file_info(selector)]
+    return time.time() - max(times, default=0.0)
+
+
+def _drop_checksums(warehouse: Warehouse, *parts: str) -> None:
+    """Hadoop's local filesystem lays a `.name.crc` beside each file; the tables need none."""
+    if warehouse.is_s3:
+        return
+    for folder, _, names in os.walk(warehouse.path(*parts)):
+        for name in names:
+            if name.startswith(".") and name.endswith(".crc"):
+                os.remove(os.path.join(folder, name))

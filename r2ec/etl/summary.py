@@ -1,0 +1,49 @@
+"""The one line a job ends with."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from r2ec.etl.quarantine import reasons_text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSummary:
+    """What a job read, kept and left out; `rows_in` = kept + duplicates + filtered + rejected."""
+
+    job: str
+    target: str
+    rows_in: int
+    rows_kept: int
+    num_duplicates: int = 0
+    num_filtered: dict[str, int] = field(default_factory=dict)
+    num_rejected: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, int | str] = field(default_factory=dict)
+    num_audits: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        left_out = sum(self.num_filtered.values()) + sum(self.num_rejected.values())
+        accounted = self.rows_kept + self.num_duplicates + left_out
+        assert self.rows_in == accounted, f"{self.rows_in} rows in, {accounted} accounted for"
+
+    def line(self) -> str:
+        """The summary as people and logs read it."""
+        num_rejected = sum(self.num_rejected.values())
+        reasons = f" ({reasons_text(self.num_rejected)})" if num_rejected else ""
+        parts = [
+            f"rows in {self.rows_in}",
+            f"kept {self.rows_kept}",
+            f"exact duplicates dropped {self.num_duplicates}",
+            *(f"{name} {count}" for name, count in self.num_filtered.items()),
+            f"quarantined {num_rejected}{reasons}",
+            *(f"{name} {value}" for name, value in self.figures.items()),
+            f"audits passed {self.num_audits}",
+            f"{self.seconds:.1f} s",
+        ]
+        return f"{self.job} {self.target}: {', '.join(parts)}"
+
+
+def run_id(job: str, *inputs: object) -> str:
+    """A name for a run that is the same for the same inputs and options."""
+    digest = hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
+    return f"{job}-{digest}"
