@@ -1,0 +1,163 @@
+"""What a scoring run is: its identity, its shards, and how a shard's users are cut into parts.
+
+Everything follows from the inputs, so that a restarted pod, or a second one on the same shard,
+works in the same folder, on the same parts, towards the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
+
+from r2ec import schemas
+from r2ec.errors import UsageError
+from r2ec.storage import Warehouse
+
+STAGING = ("_staging", "score")
+
+
+class HasUser(Protocol):
+    """Anything that belongs to one user, such as `tables.History`."""
+
+    @property
+    def user_id(self) -> str: ...
+
+
+UserRow = TypeVar("UserRow", bound=HasUser)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """One scoring run of a date; `build` derives `run_id` from all that decides the result."""
+
+    date: str
+    run_id: str
+    model: str
+    catalog_version: str
+    num_shards: int
+    users_per_part: int
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        date: str,
+        model: str,
+        catalog_version: str,
+        histories: str,
+        settings: Mapping[str, object],
+        num_shards: int,
+        users_per_part: int,
+    ) -> "RunPlan":
+        """The run of these inputs; the same inputs give the same `run_id`.
+
+        `model` is the model's fingerprint, `histories` that of `histories_fingerprint`, `settings`
+        everything else that changes a row (top-k, sampling, seed, filters); JSON values only.
+        """
+        if num_shards < 1 or users_per_part < 1:
+            raise UsageError(
+                f"num_shards={num_shards}, users_per_part={users_per_part}: both are at least 1"
+            )
+        decides = {
+            "date": date,
+            "model": model,
+            "catalog_version": catalog_version,
+            "histories": histories,
+            "settings": dict(settings),
+            "num_shards": num_shards,
+            "users_per_part": users_per_part,
+        }
+        text = json.dumps(decides, sort_keys=True)
+        return cls(
+            date=date,
+            run_id=f"{date}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+            model=model,
+            catalog_version=catalog_version,
+            num_shards=num_shards,
+            users_per_part=users_per_part,
+        )
+
+    @property
+    def staging(self) -> tuple[str, ...]:
+        """Folder of the run's files until it is published, as parts of a warehouse path."""
+        return run_staging(self.date, self.run_id)
+
+    def to_json(self) -> bytes:
+        """The plan as it stands in `plan.json` and in each shard's manifest."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+
+def run_staging(date: str, run_id: str) -> tuple[str, ...]:
+    """Folder of a staged run, as parts of a warehouse path."""
+    return (*STAGING, f"date={date}", f"run_id={run_id}")
+
+
+def published_folder(table: str, date: str, run_id: str) -> tuple[str, ...]:
+    """Folder of a run's published rows, as parts of a warehouse path."""
+    return table, f"date={date}", f"run_id={run_id}"
+
+
+def part_name(shard: int, part: int) -> str:
+    """`shard-00003-part-00017`: the stem of all files of a part."""
+    return f"shard-{shard:05d}-part-{part:05d}"
+
+
+def shard_of(user_id: str, num_shards: int) -> int:
+    """Shard of a user: a hash of the id alone, the same on every machine and in every run."""
+    digest = hashlib.blake2b(user_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % num_shards
+
+
+def shard_parts(
+    rows: Iterable[UserRow], plan: RunPlan, shard: int
+) -> Iterator[tuple[int, list[UserRow]]]:
+    """Parts of a shard: (part number, rows of at most `users_per_part` users), from part 0.
+
+    `rows` are all users of the date by ascending `user_id`, as the histories table holds them; one
+    part is held in memory at a time. Raises `UsageError` where the order is broken.
+    """
+    if not 0 <= shard < plan.num_shards:
+        raise UsageError(f"shard {shard} of {plan.num_shards}: shards count from 0")
+    part, chunk = 0, list[UserRow]()
+    for row in ascending_users(rows, plan.date):
+        if shard_of(row.user_id, plan.num_shards) != shard:
+            continue
+        chunk.append(row)
+        if len(chunk) == plan.users_per_part:
+            yield part, chunk
+            part, chunk = part + 1, []
+    if chunk:
+        yield part, chunk
+
+
+def ascending_users(rows: Iterable[UserRow], date: str) -> Iterator[UserRow]:
+    """The rows as they come; `UsageError` where `user_id` does not ascend."""
+    before: str | None = None
+    for row in rows:
+        if before is not None and row.user_id <= before:
+            raise UsageError(
+                f"histories/date={date} is not sorted by user_id, one row per user: "
+                f"{row.user_id!r} comes after {before!r}; build it again with "
+                f"spark-submit jobs/build_sequences.py --date {date}"
+            )
+        before = row.user_id
+        yield row
+
+
+def histories_fingerprint(warehouse: Warehouse, date: str) -> str:
+    """Fingerprint (16 hex digits) of the users and history hashes of a date, in their order.
+
+    Raises `NotReadyError` when the date has no histories.
+    """
+    digest = hashlib.sha256()
+    columns = ["user_id", "history_hash"]
+    batches = warehouse.iter_batches(
+        schemas.HISTORIES, batch_rows=65_536, columns=columns, date=date
+    )
+    for batch in batches:
+        for user_id, history_hash in zip(
+            *(batch[name].to_pylist() for name in columns), strict=True
+        ):
+            digest.update(f"{user_id}\0{history_hash}\0".encode())
+    return digest.hexdigest()[:16]
