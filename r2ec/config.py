@@ -1,4 +1,4 @@
-"""Settings of training and scoring: sparse TOML by hand, checked here, saved resolved beside outputs.
+"""Settings of training and scoring: sparse TOML by hand, checked here, saved beside outputs.
 
 A key that is not known is an error, never ignored. Components take plain values; only the outermost
 `run(config)` functions see these classes.
@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2ec.errors import NotReadyError, UsageError
-
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,10 +46,10 @@ class PromptConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (peft) on the projections of attention and MLP; rank 0 trains all weights."""
+    """Low-rank adapters (peft) on attention and MLP projections; rank 0 trains all weights."""
 
     rank: int = Field(0, ge=0)
-    alpha: float = Field(128.0, gt=0)
+    alpha: int = Field(128, gt=0)
     target_modules: tuple[str, ...] = (
         "q_proj",
         "k_proj",
@@ -225,9 +224,7 @@ def _read_toml(path: str) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
-def _validate(
-    kind: type[T], raw: dict[str, Any], path: str, overrides: Sequence[str]
-) -> T:
+def _validate(kind: type[T], raw: dict[str, Any], path: str, overrides: Sequence[str]) -> T:
     for override in overrides:
         _apply(raw, override)
     try:

@@ -20,9 +20,7 @@ set_option = click.option(
 )
 
 
-@click.command(
-    epilog="Example: r2ec-cli init-model --warehouse warehouse --output model-base"
-)
+@click.command(epilog="Example: r2ec-cli init-model --warehouse warehouse --output model-base")
 @warehouse_option
 @click.option("--output", required=True, metavar="DIR", help="Where the base model is written.")
 @click.option("--config", "config_file", metavar="TOML", help="Sections [init], [prompt], [model].")
@@ -39,8 +37,8 @@ def init_model(
 ) -> None:
     """Make a small base model from the catalog, or check a Hugging Face directory.
 
-    From scratch: a byte-level BPE tokenizer trained on the catalog, random weights of a Qwen2, Qwen3,
-    Gemma-2 or Llama shape, and a short language-model warm-up on the catalog's text.
+    From scratch: a byte-level BPE tokenizer trained on the catalog, random weights of a Qwen2,
+    Qwen3, Gemma-2 or Llama shape, and a short language-model warm-up on the catalog's text.
     """
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_base
@@ -121,10 +119,10 @@ def train(
 @warehouse_option
 @click.option("--model", "model_dir", required=True, metavar="DIR", help="Model directory.")
 @click.option("--catalog-version", metavar="DAY", help="Catalog version.  [default: latest]")
-@click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
-def embed(
-    warehouse: str, model_dir: str, catalog_version: str | None, device: str | None
-) -> None:
+@click.option(
+    "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]"
+)
+def embed(warehouse: str, model_dir: str, catalog_version: str | None, device: str | None) -> None:
     """Encode the catalog into item embeddings; only items whose text changed are encoded anew."""
     from r2ec.infer.embed import embed_catalog
     from r2ec.storage import Warehouse

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from r2ec.config import LoraConfig, ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.model.dual_head import DualHeadModel
+from r2ec.tables import Catalog
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder, build_encoder
 
@@ -146,7 +147,9 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
     model, encoder, tokenizer = load_base(
         path,
         model=ModelConfig(
-            tau=card.tau, marker=card.marker, dtype=dtype or _saved_dtype(path)  # type: ignore[arg-type]
+            tau=card.tau,
+            marker=card.marker,
+            dtype=dtype or _saved_dtype(path),
         ),
         prompt=PromptConfig(**card.prompt),
         device=device,
@@ -177,6 +180,25 @@ def load_card(path: str) -> ModelCard:
     return card
 
 
+def check_catalog(card: ModelCard, catalog: Catalog, path: str) -> None:
+    """Raise `UsageError` unless `catalog` is the one the model was trained on, or a later version.
+
+    A later version appends items, so the ids of the model's items must stand first, in order.
+    """
+    if catalog.num_items < card.catalog_items:
+        raise UsageError(
+            f"catalog version {catalog.version} holds {catalog.num_items:,} items, but model {path}"
+            f" was trained on version {card.catalog_version} with {card.catalog_items:,}: an older"
+            " catalog cannot be scored; use a later version or an older model"
+        )
+    if catalog.fingerprint(card.catalog_items) != card.catalog_fingerprint:
+        raise UsageError(
+            f"model {path} does not know catalog version {catalog.version}: its first"
+            f" {card.catalog_items:,} items are not those of version {card.catalog_version} that"
+            " the model was trained on; train on this catalog, or give the right --warehouse"
+        )
+
+
 def check_hugging_face(path: str) -> None:
     """Raise `NotReadyError` unless `path` looks like a Hugging Face model directory."""
     folder = Path(path)
@@ -184,7 +206,9 @@ def check_hugging_face(path: str) -> None:
         raise NotReadyError(
             f"model directory {path} does not exist; make one with r2ec-cli init-model or train"
         )
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    missing = [
+        name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()
+    ]
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         missing.append("*.safetensors")
     if missing:

@@ -37,6 +37,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over `texts` with a chat template; any Unicode text can be encoded."""
     tokenizer = Tokenizer(models.BPE())
@@ -151,7 +152,9 @@ def pretend_history(
 ) -> tuple[History, list[CatalogItem]]:
     """A made-up history of 1 to `longest` random catalog items."""
     items = [catalog.items[source.randrange(catalog.num_items)]]
-    items += [catalog.items[source.randrange(catalog.num_items)] for _ in range(source.randrange(longest))]
+    items += [
+        catalog.items[source.randrange(catalog.num_items)] for _ in range(source.randrange(longest))
+    ]
     times = sorted(source.randrange(1, 900) * DAY for _ in items)
     return (
         History(

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r2ec.errors import NotReadyError, R2ecError
+from r2ec.errors import NotReadyError
 from r2ec.model.dual_head import DualHeadModel
 
 _MANIFEST = "complete.json"

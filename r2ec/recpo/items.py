@@ -39,7 +39,7 @@ class ItemTable:
 
 
 class LiveRows:
-    """Item rows of one global batch under the current weights; `rows_CH` is a leaf with gradient."""
+    """Item rows of a global batch under the current weights; `rows_CH` is a leaf with gradient."""
 
     def __init__(self, engine: Engine, table: ItemTable, index_C: Sequence[int]) -> None:
         self._engine, self._table = engine, table

@@ -20,7 +20,7 @@ class Journal:
             from torch.utils.tensorboard import SummaryWriter
 
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = SummaryWriter(log_dir=str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(log_dir=str(folder / "tensorboard"))
 
     def rewind(self, stage: str, step: int) -> None:
         """Drop the lines after a checkpoint, so that a resumed run tells each step once."""

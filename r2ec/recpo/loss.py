@@ -94,7 +94,7 @@ def catalog_logprobs(
     live_BH: Tensor,
     temperature: float,
 ) -> Tensor:
-    """log softmax over the whole table at the target, whose row is `live_BH` (with gradient), (B,)."""
+    """log softmax over the whole table at the target, whose row `live_BH` has gradient, (B,)."""
     logits_BI = item_logits(states_BH, table_IH.detach(), temperature)
     states = torch.nn.functional.normalize(states_BH.float(), dim=-1)
     live = torch.nn.functional.normalize(live_BH.float(), dim=-1)

@@ -111,7 +111,8 @@ def policy_pass(
 
 def sampled_positions(completions: Sequence[Completion]) -> tuple[list[int], list[int]]:
     """Row and preceding position of each sampled token; forced tokens are not actions."""
-    rows, before = [], []
+    rows: list[int] = []
+    before: list[int] = []
     for row, completion in enumerate(completions):
         first = len(completion.prompt_ids) - 1
         rows += [row] * completion.num_sampled

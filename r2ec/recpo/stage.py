@@ -105,9 +105,7 @@ def _judge(
     ranks = plan.evaluate()
     value = float(ndcg_at_k(ranks, 10).mean())
     hits = float(hit_rate_at_k(ranks, 10).mean())
-    journal.log_step(
-        plan.name, state.step, {"valid_ndcg@10": value, "valid_hit_rate@10": hits}
-    )
+    journal.log_step(plan.name, state.step, {"valid_ndcg@10": value, "valid_hit_rate@10": hits})
     state.since_best += 1
     if value > state.best:
         state.best, state.best_step, state.since_best = value, state.step, 0
@@ -118,7 +116,13 @@ def _judge(
     if engine.world.is_first:
         _LOG.info(
             "%s step %d: valid N@10 %.4f, H@10 %.4f (%d users; best %.4f at step %d)",
-            plan.name, state.step, value, hits, len(ranks), state.best, state.best_step,
+            plan.name,
+            state.step,
+            value,
+            hits,
+            len(ranks),
+            state.best,
+            state.best_step,
         )
 
 
@@ -130,9 +134,7 @@ def _save(
     engine.save(folder / f"step-{state.step:08d}", values, tensors, plan.keep)
 
 
-def _restore(
-    plan: StagePlan, engine: Engine, table: ItemTable, folder: Path
-) -> _Progress | None:
+def _restore(plan: StagePlan, engine: Engine, table: ItemTable, folder: Path) -> _Progress | None:
     """Latest readable checkpoint of this stage; a broken one is passed over with a warning."""
     for path in reversed(checkpoints(folder)):
         try:

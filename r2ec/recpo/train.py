@@ -211,8 +211,14 @@ def contrastive_stage(
     """First stage; evaluated without reasoning."""
     settings = config.contrastive
     place = open_workplace(
-        config, world, data, journal, run_dir, source,
-        weight_decay=settings.weight_decay, with_reference=False,
+        config,
+        world,
+        data,
+        journal,
+        run_dir,
+        source,
+        weight_decay=settings.weight_decay,
+        with_reference=False,
     )
 
     def run_step(step: int) -> dict[str, float | None]:
@@ -250,8 +256,14 @@ def contrastive_stage(
         }
 
     return _run_plan(
-        place, "contrastive", settings.steps, settings.eval_every, settings.patience,
-        run_step, reasoning_budget=0, resume=resume,
+        place,
+        "contrastive",
+        settings.steps,
+        settings.eval_every,
+        settings.patience,
+        run_step,
+        reasoning_budget=0,
+        resume=resume,
     )
 
 
@@ -267,16 +279,28 @@ def recpo_stage(
     """Second stage: rollouts, rewards, advantages, update."""
     settings = config.recpo
     place = open_workplace(
-        config, world, data, journal, run_dir, source,
-        weight_decay=settings.weight_decay, with_reference=settings.kl_weight > 0,
+        config,
+        world,
+        data,
+        journal,
+        run_dir,
+        source,
+        weight_decay=settings.weight_decay,
+        with_reference=settings.kl_weight > 0,
     )
 
     def run_step(step: int) -> dict[str, float | None]:
         return recpo_step(place, step)
 
     return _run_plan(
-        place, "recpo", settings.steps, settings.eval_every, 0,
-        run_step, reasoning_budget=config.evaluation.reasoning_budget, resume=resume,
+        place,
+        "recpo",
+        settings.steps,
+        settings.eval_every,
+        0,
+        run_step,
+        reasoning_budget=config.evaluation.reasoning_budget,
+        resume=resume,
     )
 
 
@@ -306,7 +330,9 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
     )
     rollout_seconds = time.monotonic() - start
     refresh_table(place, step, targets)
-    rewards_BG = rollout_rewards(engine.model, groups, place.table, settings.beta, settings.reward_cutoff)
+    rewards_BG = rollout_rewards(
+        engine.model, groups, place.table, settings.beta, settings.reward_cutoff
+    )
     advantages_BG = group_advantages(rewards_BG, settings.advantage)
     batch = build_batch(place, groups, advantages_BG, targets)
     update = UpdateSettings(
@@ -323,8 +349,14 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
     lr = learning_rate(step, settings.lr, settings.warmup_steps)
     for _ in range(settings.updates_per_rollout):
         figures, norm = update_policy(
-            engine, batch, place.table, old_items, update,
-            pad_id=place.pad_id, lr=lr, reference=place.reference,
+            engine,
+            batch,
+            place.table,
+            old_items,
+            update,
+            pad_id=place.pad_id,
+            lr=lr,
+            reference=place.reference,
         )
     if step % config.recpo.eval_every == 0 and groups:
         sample = groups[0].completions[0]
@@ -427,7 +459,8 @@ def deliver(
 ) -> None:
     """Copy the last stage's best weights to `paths.output`, with the figures in its card."""
     model, _, tokenizer = load_base(
-        source, model=config.model.model_copy(update={"lora": type(config.model.lora)()}),
+        source,
+        model=config.model.model_copy(update={"lora": type(config.model.lora)()}),
         prompt=config.prompt,
     )
     metrics = {f"{stage}.{k}": v for stage, figures in finished.items() for k, v in figures.items()}
@@ -486,7 +519,12 @@ def _run_plan(
         card=lambda metrics: build_card(config, data, metrics),
     )
     return run_stage(
-        plan, place.engine, place.table, place.tokenizer, place.journal, place.run_dir,
+        plan,
+        place.engine,
+        place.table,
+        place.tokenizer,
+        place.journal,
+        place.run_dir,
         resume=resume,
     )
 

@@ -103,7 +103,7 @@ def item_logprobs(
     table: ItemTable,
     item_softmax: str,
 ) -> Tensor:
-    """log pi(target) of each row of `states_BH`, whose user is the group at the same place, (B,)."""
+    """log pi(target) of each row of `states_BH`; its user is the group at the same place, (B,)."""
     device = states_BH.device
     target_B = torch.tensor([group.target_index for group in users], device=device)
     candidates_C = torch.tensor(live.index_C, device=device)
@@ -157,8 +157,16 @@ def update_policy(
         samples = [batch.samples[row] for row in chunk]
         loss = (
             _micro_loss(
-                engine.model, samples, batch, live, table, old_items, settings, figures,
-                pad_id=pad_id, reference=reference,
+                engine.model,
+                samples,
+                batch,
+                live,
+                table,
+                old_items,
+                settings,
+                figures,
+                pad_id=pad_id,
+                reference=reference,
             )
             if samples
             else _nothing(engine.model, pad_id)

@@ -47,9 +47,9 @@ class PromptEncoder:
                 return ids
             if length <= 1:
                 raise ValueError(
-                    f"user {history.user_id!r}: the prompt of one item takes {len(ids)} tokens, more"
-                    f" than prompt.max_prompt_tokens = {self.max_prompt_tokens}; raise it or lower"
-                    " prompt.title_chars"
+                    f"user {history.user_id!r}: one item alone makes a prompt of {len(ids)} tokens,"
+                    f" more than prompt.max_prompt_tokens = {self.max_prompt_tokens}; raise it or"
+                    " lower prompt.title_chars"
                 )
             length = max(1, min(length - 1, length * self.max_prompt_tokens // len(ids)))
 
@@ -68,7 +68,7 @@ class PromptEncoder:
 
     def reasoning_text(self, completion_ids: Sequence[int]) -> str:
         """The reasoning as people read it: up to the marker, without special tokens."""
-        text: str = self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)
+        text = str(self.tokenizer.decode(list(completion_ids), skip_special_tokens=True))
         return text.split(self.template.marker, 1)[0].strip()
 
     def closes_marker(self, sampled_ids: Sequence[int]) -> bool:
@@ -169,5 +169,3 @@ def _last(history: History, length: int) -> History:
         rating=history.rating[start:],
         time=history.time[start:],
     )
-
-

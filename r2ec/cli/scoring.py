@@ -1,0 +1,150 @@
+"""`score`: the recommendations and the reasoning of a date, or of one shard of it."""
+
+import os
+
+import click
+
+from r2ec.cli.options import date_option, warehouse_option
+from r2ec.errors import UsageError
+
+
+@click.command(epilog="Example: r2ec-cli score --date 2024-05-31 --model model --top-k 10")
+@warehouse_option
+@date_option
+@click.option("--model", "model_dir", required=True, metavar="DIR", help="Model directory.")
+@click.option("--top-k", default=10, show_default=True, help="Items for each user.")
+@click.option(
+    "--shard", type=int, help="Which shard, from 0.  [default: JOB_COMPLETION_INDEX or 0]"
+)
+@click.option("--num-shards", default=1, show_default=True, help="Shards of the date.")
+@click.option(
+    "--reasoning-budget",
+    type=click.IntRange(min=0),
+    help="Most tokens.  [default: as evaluated in training]",
+)
+@click.option(
+    "--temperature",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="0 takes the likeliest token.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the sampling, with a temperature.")
+@click.option("--category", "categories", multiple=True, metavar="PATH", help="Only items in it.")
+@click.option(
+    "--exclude-items",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Text file, an item_id a line.",
+)
+@click.option("--users-per-part", default=2000, show_default=True, help="A restart loses one part.")
+@click.option("--batch-rows", default=256, show_default=True, help="Users that run at once.")
+@click.option(
+    "--max-error-share", default=0.01, show_default=True, help="More failed users: exit code 4."
+)
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
+@click.option(
+    "--publish/--no-publish",
+    "publishes",
+    default=None,
+    help="Publish when done.  [default: with one shard]",
+)
+@click.option("--price-per-hour", type=float, help="Of one device, for cost_per_1000_users.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+def score(
+    warehouse: str,
+    date: str,
+    model_dir: str,
+    top_k: int,
+    shard: int | None,
+    num_shards: int,
+    reasoning_budget: int | None,
+    temperature: float,
+    seed: int,
+    categories: tuple[str, ...],
+    exclude_items: str | None,
+    users_per_part: int,
+    batch_rows: int,
+    max_error_share: float,
+    device: str | None,
+    publishes: bool | None,
+    price_per_hour: float | None,
+    dry_run: bool,
+) -> None:
+    """Recommend for every user of a date, with the reasoning.
+
+    One shard of several is scored by itself; r2ec-cli publish makes the date visible when all are
+    done. Run again after a stop: finished parts are kept.
+    """
+    from r2ec.infer.evaluate import end_of_day
+    from r2ec.infer.publish import publish
+    from r2ec.infer.score import ScoreSettings, plan_shard, score_shard
+    from r2ec.logs import progress
+    from r2ec.model.checkpoint import load_card
+    from r2ec.storage import Warehouse
+
+    place = Warehouse(warehouse)
+    training = load_card(model_dir).training
+    budget = reasoning_budget
+    if budget is None:
+        budget = int(training.get("evaluation", {}).get("reasoning_budget", 64))
+    settings = ScoreSettings(
+        top_k=top_k,
+        reasoning_budget=budget,
+        temperature=temperature,
+        seed=seed,
+        categories=categories,
+        exclude_items=_read_ids(exclude_items),
+    )
+    job = plan_shard(
+        place,
+        model_dir,
+        settings,
+        date=date,
+        now=end_of_day(date),
+        shard=_shard(shard),
+        num_shards=num_shards,
+        users_per_part=users_per_part,
+    )
+    where = f"run {job.plan.run_id}, shard {job.shard} of {num_shards}"
+    if dry_run:
+        click.echo(
+            f"{where}: would score histories/date={date} with model {job.plan.model} against"
+            f" {job.catalog.num_items:,} items of catalog {job.plan.catalog_version}"
+        )
+        return
+    with progress(f"users of shard {job.shard}") as advance:
+        result = score_shard(
+            job,
+            batch_rows=batch_rows,
+            max_error_share=max_error_share,
+            device=device,
+            report=advance,
+        )
+    if result.already_published:
+        click.echo(f"{where}: is published already, with the same inputs; nothing to do")
+        return
+    click.echo(f"{where}: {result.num_users:,} users, {result.num_errors:,} errors")
+    if publishes or (publishes is None and num_shards == 1):
+        done = publish(place, date, job.plan.run_id, price_per_hour=price_per_hour)
+        click.echo(
+            f"published {done.run_id}: {done.num_users:,} users,"
+            f" {done.num_recommendations:,} recommendations"
+        )
+
+
+def _shard(shard: int | None) -> int:
+    """The shard given, else the completion index of a Kubernetes Indexed Job, else 0."""
+    if shard is not None:
+        return shard
+    index = os.environ.get("JOB_COMPLETION_INDEX", "0")
+    if not index.isdigit():
+        raise UsageError(f"JOB_COMPLETION_INDEX is {index!r}: it must be a number from 0")
+    return int(index)
+
+
+def _read_ids(file: str | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    with open(file, encoding="utf-8") as stream:
+        return tuple(sorted({line.strip() for line in stream} - {""}))

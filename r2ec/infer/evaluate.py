@@ -1,0 +1,116 @@
+"""`r2ec-cli evaluate`: greedy reasoning, ranking of the full catalog, metrics with intervals."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from random import Random
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from r2ec import schemas
+from r2ec.errors import NotReadyError
+from r2ec.infer.baselines import popularity_counts, popularity_ranks
+from r2ec.infer.embed import default_device, embeddings_for
+from r2ec.metrics import MetricValue, summarise
+from r2ec.model.checkpoint import check_catalog, load_model
+from r2ec.retrieval.rank import target_ranks
+from r2ec.sampler import SamplingSettings, sample
+from r2ec.storage import Warehouse
+from r2ec.tables import Example, load_catalog, load_examples
+
+BATCH_USERS = 256
+
+
+def evaluation_examples(warehouse: Warehouse, split: str, max_users: int | None) -> list[Example]:
+    """The rows of a split, or a fixed draw of `max_users` of them.
+
+    Raises `NotReadyError` if the split is empty.
+    """
+    examples = load_examples(warehouse, split)
+    if not examples:
+        raise NotReadyError(f"sequences/split={split} of {warehouse.root} is empty")
+    if max_users is not None and len(examples) > max_users:
+        examples = Random(0).sample(examples, max_users)
+    return examples
+
+
+def model_ranks(
+    warehouse: Warehouse,
+    model_dir: str,
+    examples: Sequence[Example],
+    *,
+    reasoning_budget: int,
+    device: str | None = None,
+) -> NDArray[np.int64]:
+    """Rank of each target (from 1) after a greedy reasoning of at most `reasoning_budget` tokens.
+
+    Seen items don't compete; a target that was bought before does. Items whose embedding is in the
+    table are not encoded again.
+    """
+    catalog = load_catalog(warehouse)
+    loaded = load_model(model_dir, device=default_device(device))
+    check_catalog(loaded.card, catalog, model_dir)
+    model, encoder = loaded.model, loaded.encoder
+    table_IH = embeddings_for(warehouse, loaded, catalog)[0].to(model.device)
+    settings = SamplingSettings(
+        temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
+    )
+    prompts = [encoder.user_ids(example.history, catalog) for example in examples]
+    keys = [example.history.user_id for example in examples]
+    groups = sample(model, encoder, prompts, keys, settings, batch_rows=BATCH_USERS)
+    ranks = target_ranks(
+        torch.stack([group[0].state_H for group in groups]).to(model.device),
+        table_IH,
+        torch.tensor([example.target_index for example in examples], device=model.device),
+        temperature=model.temperature,
+        seen=[example.history.item_index for example in examples],
+        ties="worst",
+    )
+    return ranks.cpu().numpy()
+
+
+def popularity_baseline(warehouse: Warehouse, examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Rank of each target by its events in the training split."""
+    catalog = load_catalog(warehouse)
+    counts = popularity_counts(load_examples(warehouse, "train"), catalog.num_items)
+    return popularity_ranks(counts, examples)
+
+
+def record_metrics(
+    warehouse: Warehouse,
+    *,
+    run_id: str,
+    model: str,
+    split: str,
+    ranks: NDArray[np.int64],
+    ks: Sequence[int],
+    seed: int = 0,
+) -> list[MetricValue]:
+    """Summarise ranks and put them into `metrics`; the same run, split and model is replaced."""
+    values = summarise(ranks, ks=ks, seed=seed)
+    rows = pa.Table.from_pylist(
+        [
+            {
+                "run_id": run_id,
+                "model": model,
+                "split": split,
+                "metric": value.metric,
+                "value": value.value,
+                "ci_low": value.ci_low,
+                "ci_high": value.ci_high,
+                "users": value.users,
+            }
+            for value in values
+        ],
+        schema=schemas.METRICS.schema,
+    )
+    warehouse.write_parquet(rows, "metrics", f"{run_id}-{split}.parquet")
+    return values
+
+
+def end_of_day(date: str) -> int:
+    """The first microsecond after an ISO day (UTC)."""
+    day = datetime.fromisoformat(date).replace(tzinfo=UTC)
+    return int(day.timestamp()) * 1_000_000 + 86_400_000_000

@@ -1,0 +1,322 @@
+"""`r2ec-cli score`: histories of a date to recommendations and reasoning, one shard at a time.
+
+The run id follows from everything that decides the result, so a restarted pod goes on with the
+parts that are not there yet, and the same inputs give the same bytes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from r2ec import schemas
+from r2ec.errors import GateError, UsageError
+from r2ec.infer.embed import default_device, load_embeddings
+from r2ec.infer.lease import Lease
+from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
+from r2ec.infer.publish import current_run
+from r2ec.infer.writer import ShardWriter
+from r2ec.logs import get_logger
+from r2ec.model.checkpoint import LoadedModel, check_catalog, load_card, load_model
+from r2ec.retrieval.rank import top_k
+from r2ec.sampler import Completion, SamplingSettings, sample
+from r2ec.storage import Warehouse
+from r2ec.tables import Catalog, History, iter_histories, load_catalog
+
+_LOG = get_logger(__name__)
+
+MAX_TOP_K = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreSettings:
+    """What decides the rows of a run beside model, catalog and histories."""
+
+    top_k: int
+    reasoning_budget: int
+    temperature: float
+    seed: int
+    categories: tuple[str, ...] = ()
+    exclude_items: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= MAX_TOP_K:
+            raise UsageError(f"--top-k {self.top_k}: give 1 to {MAX_TOP_K}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardJob:
+    """One shard of a run, planned: nothing heavy is loaded yet."""
+
+    warehouse: Warehouse
+    plan: RunPlan
+    shard: int
+    model_dir: str
+    catalog: Catalog
+    settings: ScoreSettings
+    now: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardResult:
+    """What came of a shard; `already_published` means that nothing was left to do."""
+
+    run_id: str
+    shard: int
+    num_users: int
+    num_errors: int
+    num_kept_parts: int
+    already_published: bool
+
+
+def plan_shard(
+    warehouse: Warehouse,
+    model_dir: str,
+    settings: ScoreSettings,
+    *,
+    date: str,
+    now: int,
+    shard: int,
+    num_shards: int,
+    users_per_part: int,
+) -> ShardJob:
+    """Check the inputs of a shard and give the run its id.
+
+    `now` is the end of the date in microseconds. Raises `NotReadyError` for missing tables or
+    model, `UsageError` for a plain model directory, a catalog the model does not know, a shard
+    outside 0 … num_shards - 1.
+    """
+    if not 0 <= shard < num_shards:
+        raise UsageError(f"--shard {shard}: shards of --num-shards {num_shards} count from 0")
+    card = load_card(model_dir)
+    catalog = load_catalog(warehouse)
+    check_catalog(card, catalog, model_dir)
+    plan = RunPlan.build(
+        date=date,
+        model=card.fingerprint,
+        catalog_version=catalog.version,
+        histories=histories_fingerprint(warehouse, date),
+        settings=asdict(settings),
+        num_shards=num_shards,
+        users_per_part=users_per_part,
+    )
+    return ShardJob(
+        warehouse=warehouse,
+        plan=plan,
+        shard=shard,
+        model_dir=model_dir,
+        catalog=catalog,
+        settings=settings,
+        now=now,
+    )
+
+
+def score_shard(
+    job: ShardJob,
+    *,
+    batch_rows: int,
+    max_error_share: float,
+    device: str | None,
+    report: Callable[[int], None],
+) -> ShardResult:
+    """Score the users of a shard that are not scored yet and write the shard's manifest.
+
+    `report(users)` is called after each part. Raises `LeaseHeldError` while another live process
+    works on the shard, `GateError` if more than `max_error_share` of the users failed.
+    """
+    plan, warehouse = job.plan, job.warehouse
+    published = current_run(warehouse, plan.date)
+    if published is not None and published["run_id"] == plan.run_id:
+        return ShardResult(
+            run_id=plan.run_id,
+            shard=job.shard,
+            num_users=0,
+            num_errors=0,
+            num_kept_parts=0,
+            already_published=True,
+        )
+    name = f"score-{plan.run_id}-shard-{job.shard:05d}"
+    with Lease(warehouse, name, what=f"shard {job.shard} of run {plan.run_id} is being scored"):
+        writer = ShardWriter(warehouse, plan, job.shard)
+        done = writer.finished_parts()
+        scorer = None
+        num_parts = 0
+        histories = iter_histories(warehouse, plan.date, job.now)
+        for part, users in shard_parts(histories, plan, job.shard):
+            num_parts = part + 1
+            if part not in done:
+                scorer = scorer or Scorer(job, batch_rows=batch_rows, device=device)
+                start = time.monotonic()
+                recommendations, reasoning = scorer.score(users)
+                seconds = time.monotonic() - start
+                writer.write_part(
+                    part,
+                    recommendations,
+                    reasoning,
+                    device_seconds=seconds,
+                    wall_seconds=seconds,
+                )
+            report(len(users))
+        manifest = writer.finish(num_parts)
+    num_users = sum(part.num_users for part in manifest.parts)
+    num_errors = sum(part.num_errors for part in manifest.parts)
+    if num_errors > max_error_share * num_users:
+        raise GateError(
+            f"{num_errors:,} of {num_users:,} users of shard {job.shard} failed, more than"
+            f" --max-error-share {max_error_share}; see status and error in"
+            f" {warehouse.path(*plan.staging)}/reasoning"
+        )
+    return ShardResult(
+        run_id=plan.run_id,
+        shard=job.shard,
+        num_users=num_users,
+        num_errors=num_errors,
+        num_kept_parts=len(done),
+        already_published=False,
+    )
+
+
+class Scorer:
+    """A model and a catalog's rows in memory: turns histories into rows of both tables."""
+
+    def __init__(self, job: ShardJob, *, batch_rows: int, device: str | None) -> None:
+        self._settings, self._catalog, self._batch_rows = job.settings, job.catalog, batch_rows
+        self._loaded: LoadedModel = load_model(job.model_dir, device=default_device(device))
+        table_IH = load_embeddings(job.warehouse, self._loaded.card.fingerprint, job.catalog)
+        self._table_IH = table_IH.to(self._loaded.model.device)
+        self._allowed_I = allowed_items(job.catalog, job.settings)
+
+    def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:
+        """Recommendations and reasoning of these users; a user who fails has status `error`."""
+        prompts, failed = self._encode(users)
+        ready = [user for user in users if user.user_id in prompts]
+        settings = SamplingSettings(
+            temperature=self._settings.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self._settings.reasoning_budget,
+            seed=self._settings.seed,
+        )
+        groups = sample(
+            self._loaded.model,
+            self._loaded.encoder,
+            [prompts[user.user_id] for user in ready],
+            [user.user_id for user in ready],
+            settings,
+            batch_rows=self._batch_rows,
+        )
+        completions = [group[0] for group in groups]
+        reasoning = [
+            self._reasoning_row(user, completion)
+            for user, completion in zip(ready, completions, strict=True)
+        ]
+        reasoning += [
+            _error_row(user, failed[user.user_id]) for user in users if user.user_id in failed
+        ]
+        return (
+            self._recommendations(ready, completions),
+            pa.Table.from_pylist(reasoning, schema=schemas.REASONING.schema),
+        )
+
+    def _encode(self, users: Sequence[History]) -> tuple[dict[str, list[int]], dict[str, str]]:
+        prompts: dict[str, list[int]] = {}
+        failed: dict[str, str] = {}
+        for user in users:
+            try:
+                prompts[user.user_id] = self._loaded.encoder.user_ids(user, self._catalog)
+            except ValueError as error:
+                # One user's broken row must not end the shard: it is told in `status`, `error`.
+                failed[user.user_id] = f"{type(error).__name__}: {error}"
+        return prompts, failed
+
+    def _recommendations(
+        self, users: Sequence[History], completions: Sequence[Completion]
+    ) -> pa.Table:
+        schema = schemas.RECOMMENDATIONS.schema
+        if not users:
+            return schema.empty_table()
+        model = self._loaded.model
+        scores_BK, index_BK = top_k(
+            torch.stack([completion.state_H for completion in completions]).to(model.device),
+            self._table_IH,
+            min(self._settings.top_k, self._catalog.num_items),
+            temperature=model.temperature,
+            seen=[user.item_index for user in users],
+            allowed_I=self._allowed_I,
+        )
+        rows = [
+            {
+                "user_id": user.user_id,
+                "rank": rank,
+                "item_id": self._catalog.items[index].item_id,
+                "item_index": index,
+                "score": score,
+            }
+            for user, scores, indices in zip(
+                users, scores_BK.tolist(), index_BK.tolist(), strict=True
+            )
+            for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
+            if index >= 0
+        ]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def _reasoning_row(self, user: History, completion: Completion) -> dict[str, object]:
+        sampled = completion.ids[: completion.num_sampled]
+        return {
+            "user_id": user.user_id,
+            "reasoning": self._loaded.encoder.reasoning_text(sampled),
+            "finish_reason": completion.finish_reason,
+            "prompt_tokens": len(completion.prompt_ids),
+            "reasoning_tokens": completion.num_sampled,
+            "history_hash": user.history_hash,
+            "status": "ok",
+            "error": None,
+        }
+
+
+def allowed_items(catalog: Catalog, settings: ScoreSettings) -> Tensor | None:
+    """Which items may be recommended, bool (I,), or None for all.
+
+    A category matches its whole path or any prefix of it (`Toys` allows `Toys > Puzzles`).
+    Raises `UsageError` for a category or an item that the catalog does not hold.
+    """
+    if not settings.categories and not settings.exclude_items:
+        return None
+    known = {item.item_id for item in catalog.items}
+    unknown = sorted(set(settings.exclude_items) - known)
+    if unknown:
+        raise UsageError(f"--exclude-items: {unknown[0]!r} is not in catalog {catalog.version}")
+    for category in settings.categories:
+        if not any(_within(item.category, category) for item in catalog.items):
+            raise UsageError(f"--category {category!r} is not in catalog {catalog.version}")
+    excluded = set(settings.exclude_items)
+    return torch.tensor(
+        [
+            item.item_id not in excluded
+            and (
+                not settings.categories
+                or any(_within(item.category, category) for category in settings.categories)
+            )
+            for item in catalog.items
+        ]
+    )
+
+
+def _within(path: str, category: str) -> bool:
+    return path == category or path.startswith(f"{category} > ")
+
+
+def _error_row(user: History, error: str) -> dict[str, object]:
+    return {
+        "user_id": user.user_id,
+        "reasoning": None,
+        "finish_reason": None,
+        "prompt_tokens": None,
+        "reasoning_tokens": None,
+        "history_hash": user.history_hash,
+        "status": "error",
+        "error": error,
+    }
