@@ -1,0 +1,22 @@
+-- grain: one row per published run; it is the pointer that says which run of a date is visible
+-- reads: nothing
+-- params: none
+CREATE TABLE IF NOT EXISTS runs (
+    run_id STRING NOT NULL,
+    model STRING NOT NULL,
+    catalog_version STRING NOT NULL,
+    num_shards INT NOT NULL,
+    num_users BIGINT NOT NULL,
+    num_errors BIGINT NOT NULL,
+    num_recommendations BIGINT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    wall_seconds DOUBLE NOT NULL,
+    device_seconds DOUBLE NOT NULL,
+    price_per_hour DOUBLE,
+    cost_per_1000_users DOUBLE,
+    published_at TIMESTAMP NOT NULL,
+    date DATE
+)
+USING PARQUET
+PARTITIONED BY (date);
