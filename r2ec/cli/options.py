@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from datetime import date
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from r2ec.errors import NotReadyError
+
+if TYPE_CHECKING:
+    from r2ec.storage import Warehouse
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,6 +35,19 @@ def warehouse_option(command: Command) -> Command:
         metavar="PATH",
         help="Root of the tables: a path or s3://bucket/prefix.",
     )(command)
+
+
+def existing_warehouse(root: str) -> "Warehouse":
+    """The warehouse at `root`. Raises NotReadyError when nothing is there."""
+    from r2ec.storage import Warehouse
+
+    warehouse = Warehouse(root)
+    if not warehouse.exists():
+        raise NotReadyError(
+            f"there is no warehouse at {warehouse.path()}: give its place by --warehouse or "
+            "R2EC_WAREHOUSE, or build it with spark-submit jobs/build_catalog.py"
+        )
+    return warehouse
 
 
 def date_option(command: Command) -> Command:

@@ -1,0 +1,70 @@
+"""`sql` and `show`: the tables, for people."""
+
+import click
+
+from r2ec.cli.options import date_option, existing_warehouse, warehouse_option
+
+
+@click.command(
+    epilog="Example: r2ec-cli sql user_recommendations --param date=2024-05-31 --param user_id=U1"
+)
+@warehouse_option
+@click.argument("file", required=False)
+@click.option("-q", "--query", metavar="TEXT", help="The query itself, instead of a file.")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a parameter, :NAME in the query; may be repeated.",
+)
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the rows are written.",
+)
+def sql(
+    warehouse: str, file: str | None, query: str | None, params: tuple[str, ...], output: str
+) -> None:
+    """Run one query over the warehouse's tables and views.
+
+    FILE is a .sql file, or the name of one in sql/queries, sql/audits or sql/views. The engine is
+    DuckDB; it can only read, and nothing but the warehouse.
+    """
+    from r2ec import sql_files
+    from r2ec.cli import screen
+    from r2ec.errors import UsageError
+    from r2ec.warehouse_views import open_views, run_query
+
+    if (file is None) == (query is None):
+        raise UsageError("give either a FILE or a query with -q")
+    asked = sql_files.parse_sql("query", "-q", query) if query else sql_files.find_sql(file or "")
+    values = dict(_name_and_value(param) for param in params)
+    if asked.source.startswith("sql/views/"):
+        asked = sql_files.parse_sql(asked.name, asked.source, f"SELECT * FROM {asked.name}")
+    rows = run_query(open_views(existing_warehouse(warehouse)), asked, values)
+    {"table": screen.write_table, "csv": screen.write_csv, "json": screen.write_json}[output](rows)
+
+
+def _name_and_value(param: str) -> tuple[str, str]:
+    name, equals, value = param.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{param!r}: write it as NAME=VALUE", param_hint="--param")
+    return name, value
+
+
+@click.command(epilog="Example: r2ec-cli show --warehouse warehouse --date 2024-05-31 U1")
+@warehouse_option
+@date_option
+@click.option(
+    "--top-k", type=click.IntRange(min=1), default=10, show_default=True, help="Items shown."
+)
+@click.argument("user")
+def show(warehouse: str, date: str, top_k: int, user: str) -> None:
+    """One user's history, the reasoning, and the items recommended on a published date."""
+    from r2ec.cli.user_page import load_user_page, print_user_page
+
+    print_user_page(load_user_page(existing_warehouse(warehouse), date, user, top_k))
