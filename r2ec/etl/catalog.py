@@ -1,11 +1,12 @@
 """The catalog: item metadata merged and cleaned, with indices that never change."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from r2ec.etl.files import InputFile
@@ -44,7 +45,9 @@ def merge_items(items: DataFrame) -> DataFrame:
 
 def with_text(items: DataFrame, categories_separator: str | None) -> DataFrame:
     """Clean the raw metadata: `item_id` and the text columns of the catalog."""
-    cleaned = arrow_udf(_clean_batch(categories_separator), TEXT_TYPE, ArrowUDFType.SCALAR)
+    # The kind of function is read off its type hints; the stubs want it named as well.
+    make_udf: Any = arrow_udf
+    cleaned = make_udf(_clean_batch(categories_separator), TEXT_TYPE)
     texts = items.select("item_id", cleaned(*ITEM_FIELDS).alias("text"))
     return texts.select("item_id", *[F.col("text")[name].alias(name) for name in TEXT_COLUMNS])
 

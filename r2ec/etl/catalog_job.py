@@ -1,24 +1,26 @@
 """The job behind `jobs/build_catalog.py`: metadata and log in, one catalog version out."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from r2ec.errors import GateError, NotReadyError, UsageError
+from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.catalog import build_catalog, merge_items, read_items, with_text
 from r2ec.etl.files import InputFile, find_files, require_columns
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions, read_interactions
-from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, check_share, quarantine_rows
+from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, run_id
+from r2ec.etl.tables import conform, keep, read_table
+from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 
 JOB = "build_catalog"
@@ -39,97 +41,98 @@ class CatalogJob:
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ItemCounts:
+    """Rows of the metadata: good ones, distinct items among them, rejected ones by reason."""
+
+    num_good: int
+    num_items: int
+    rejected: dict[str, int]
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_good + sum(self.rejected.values())
+
+
 def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
     """Build the catalog version; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
-    warehouse = Warehouse(job.warehouse)
     files = _find_items(spark, job.items)
     log_files = find_interactions(spark, job.interactions) if job.interactions else []
-    staging = open_staging(warehouse, JOB)
+    staging = open_staging(Warehouse(job.warehouse), JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in [*files, *log_files]))
-    cached: list[DataFrame] = []
-    try:
-        seen = _keep(cached, _first_seen(spark, log_files, job.interactions))
+    with ExitStack() as stack:
+        stack.callback(staging.discard)
+        seen = keep(stack, _first_seen(spark, log_files, job.interactions))
         version = job.version or _last_day(seen)
-        previous_version = _previous_version(warehouse, version)
-        items = _keep(cached, read_items(spark, files, job.items))
-        return _build(spark, job, staging, version, previous_version, files, items, seen, started)
-    finally:
-        staging.discard()
-        for rows in cached:
-            rows.unpersist()
+        previous_version, previous = _previous(spark, staging.warehouse, version)
+        items = keep(stack, read_items(spark, files, job.items))
+        counts = _count(items)
+        if counts.num_rows == 0:
+            raise NotReadyError(f"--items {' '.join(job.items.paths)}: there is no item in it")
+        quarantine = _quarantine(job, staging, version, files, items, counts)
 
+        merged, num_unknown = _merge(items, seen, job.unknown_items)
+        # The sort by index looks at its input twice: the texts are cleaned once.
+        texts = keep(stack, with_text(merged, job.items.categories_separator))
+        place = ("catalog", f"version={version}")
+        staging.write(conform(build_catalog(texts, seen, previous), CATALOG), *place)
 
-def _build(
-    spark: SparkSession,
-    job: CatalogJob,
-    staging: Staging,
-    version: str,
-    previous_version: str | None,
-    files: list[InputFile],
-    items: DataFrame,
-    seen: DataFrame,
-    started: float,
-) -> JobSummary:
-    counts = _count_by_reason(items)
-    num_good = counts.pop(None, 0)
-    rejected = {reason: count for reason, count in counts.items() if reason is not None}
-    num_rows = num_good + sum(rejected.values())
-    if num_rows == 0:
-        raise NotReadyError(f"--items {' '.join(job.items.paths)}: there is no item in it")
-    quarantine = ("quarantine", f"job={JOB}", f"date={version}")
-    if rejected:
-        run_name = run_id(JOB, version, job.items, job.interactions)
-        rows = quarantine_rows(items.where(F.col("reason").isNotNull()), files, run_name)
-        staging.write(rows, *quarantine)
-    try:
-        limit = job.max_quarantine_share
-        check_share(rejected, num_rows=num_rows, limit=limit, where="the quarantine table")
-        if num_good == 0:
-            raise GateError(
-                f"all {num_rows} rows of --items were rejected: see quarantine/job={JOB}"
-            )
-    except GateError:
-        staging.publish([quarantine])
-        raise
-    merged = merge_items(items)
-    known = merged.select("item_id")
-    unknown = seen.join(known, on="item_id", how="left_anti").select("item_id")
-    if job.unknown_items == "keep":
-        merged = merged.unionByName(unknown, allowMissingColumns=True)
-    previous = None
-    if previous_version is not None:
-        address = staging.warehouse.uri("catalog", f"version={previous_version}")
-        previous = spark.read.parquet(address)
-    texts = with_text(merged, job.items.categories_separator)
-    place = ("catalog", f"version={version}")
-    staging.write(build_catalog(texts, seen, previous), *place)
-    catalog = spark.read.parquet(staging.uri(*place)).withColumn("version", F.lit(version))
-    versions = catalog
-    if previous is not None and previous_version != version:
-        older = previous.withColumn("version", F.lit(previous_version))
-        versions = catalog.unionByName(older)
-    num_audits = run_audits(spark, {"catalog": versions}, ["catalog"])
-    num_items = catalog.count()
-    num_new = num_items - (previous.count() if previous is not None else 0)
-    num_distinct, num_unknown = known.count(), unknown.count()
-    staging.publish([place, quarantine])
+        versions = _with_version(read_table(spark, CATALOG, staging.uri(*place)), version)
+        if previous is not None and previous_version not in (None, version):
+            versions = versions.unionByName(_with_version(previous, str(previous_version)))
+        num_audits = run_audits(spark, {"catalog": versions}, ["catalog"])
+        num_items = staging.num_rows(*place)
+        num_old = previous.count() if previous is not None else 0
+        staging.publish([place, quarantine])
     kept_or_not = "kept" if job.unknown_items == "keep" else "left out"
     return JobSummary(
         job=JOB,
         target=f"version={version}",
-        rows_in=num_rows,
-        rows_kept=num_distinct,
-        num_duplicates=num_good - num_distinct,
-        num_rejected=rejected,
+        rows_in=counts.num_rows,
+        rows_kept=counts.num_items,
+        num_duplicates=counts.num_good - counts.num_items,
+        duplicates_are="merged with others of their item",
+        num_rejected=counts.rejected,
         figures={
             "items": num_items,
-            "new items": num_new,
+            "new items": num_items - num_old,
             f"items of the log without metadata ({kept_or_not})": num_unknown,
         },
         num_audits=num_audits,
         seconds=time.perf_counter() - started,
     )
+
+
+def _quarantine(
+    job: CatalogJob,
+    staging: Staging,
+    version: str,
+    files: list[InputFile],
+    items: DataFrame,
+    counts: _ItemCounts,
+) -> tuple[str, ...]:
+    """Stage the rejected rows and check their share; returns the partition."""
+    quarantine = Quarantine(
+        job=JOB,
+        day=version,
+        run_id=run_id(JOB, version, job),
+        max_share=job.max_quarantine_share,
+    )
+    if counts.rejected:
+        quarantine.stage(staging, items.where(F.col("reason").isNotNull()), files)
+    quarantine.check(staging, counts.rejected, counts.num_rows)
+    return quarantine.place
+
+
+def _merge(items: DataFrame, seen: DataFrame, unknown_items: str) -> tuple[DataFrame, int]:
+    """The metadata by item, with those that only the log knows if wanted, and their number."""
+    merged = merge_items(items)
+    unknown = seen.join(merged.select("item_id"), on="item_id", how="left_anti").select("item_id")
+    num_unknown = unknown.count()
+    if unknown_items == "keep" and num_unknown:
+        merged = merged.unionByName(unknown, allowMissingColumns=True)
+    return merged, num_unknown
 
 
 def _find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
@@ -162,21 +165,35 @@ def _last_day(seen: DataFrame) -> str:
     return datetime.fromtimestamp(row[0] / 1e6, UTC).date().isoformat()
 
 
-def _previous_version(warehouse: Warehouse, version: str) -> str | None:
+def _previous(
+    spark: SparkSession, warehouse: Warehouse, version: str
+) -> tuple[str | None, DataFrame | None]:
     """The version whose indices go on: this one if it was built before, else the latest one."""
     versions = warehouse.partitions("catalog", "version")
-    if versions and versions[-1] > version:
+    if not versions:
+        return None, None
+    if versions[-1] > version:
         raise UsageError(
             f"catalog version {versions[-1]} is later than {version}: indices are appended in the "
             "order of the versions; give a later --version"
         )
-    return versions[-1] if versions else None
+    return versions[-1], read_table(
+        spark, CATALOG, warehouse.uri("catalog", f"version={versions[-1]}")
+    )
 
 
-def _count_by_reason(items: DataFrame) -> dict[str | None, int]:
-    return {row["reason"]: row["count"] for row in items.groupBy("reason").count().collect()}
+def _count(items: DataFrame) -> _ItemCounts:
+    counted = items.groupBy("reason").agg(
+        F.count(F.lit(1)).alias("num_rows"), F.count_distinct("item_id").alias("num_items")
+    )
+    rows = {row["reason"]: row for row in counted.collect()}
+    good = rows.pop(None, None)
+    return _ItemCounts(
+        num_good=good["num_rows"] if good else 0,
+        num_items=good["num_items"] if good else 0,
+        rejected={reason: row["num_rows"] for reason, row in rows.items()},
+    )
 
 
-def _keep(cached: list[DataFrame], rows: DataFrame) -> DataFrame:
-    cached.append(rows.persist(StorageLevel.MEMORY_AND_DISK))
-    return cached[-1]
+def _with_version(catalog: DataFrame, version: str) -> DataFrame:
+    return catalog.withColumn("version", F.lit(version).cast("date"))

@@ -35,14 +35,15 @@ def build_sequences(
     )
 
 
-def target_times(events: DataFrame, *, order: list[str], strict_time: bool) -> DataFrame:
-    """The `time` of every event that becomes a target: those with an event before them."""
+def mark_targets(events: DataFrame, *, order: list[str], strict_time: bool) -> DataFrame:
+    """Each event's `user_id`, `time`, `is_first` of its user, and `is_target`: has a history."""
     log_order = Window.partitionBy("user_id").orderBy("time", *order, "place")
-    running = log_order.rowsBetween(Window.unboundedPreceding, 0)
-    has_past = F.row_number().over(log_order) > 1
-    if strict_time:
-        has_past = F.col("time") > F.first("time").over(running)
-    return events.select("time", has_past.alias("has_past")).where("has_past").select("time")
+    is_first = F.row_number().over(log_order) == 1
+    first_time = F.first("time").over(log_order)
+    is_target = F.col("time") > first_time if strict_time else ~is_first
+    return events.select(
+        "user_id", "time", is_first.alias("is_first"), is_target.alias("is_target")
+    )
 
 
 def history_columns(history: Column) -> list[Column]:

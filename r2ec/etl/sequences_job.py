@@ -1,14 +1,14 @@
 """The job behind `jobs/build_sequences.py`: the log in; sequences, histories, quarantine out."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from r2ec.errors import GateError, NotReadyError
+from r2ec.errors import NotReadyError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.files import InputFile
 from r2ec.etl.histories import build_histories, end_of_day
@@ -24,13 +24,14 @@ from r2ec.etl.interactions import (
     within,
 )
 from r2ec.etl.kcore import k_core
-from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, check_share, quarantine_rows
-from r2ec.etl.sequences import build_sequences, target_times
+from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
+from r2ec.etl.sequences import build_sequences, mark_targets
 from r2ec.etl.session import fit_partitions
-from r2ec.etl.splits import SplitCuts, find_cuts
+from r2ec.etl.splits import SplitCuts, day_of, find_cuts
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, run_id
-from r2ec.schemas import SPLITS
+from r2ec.etl.tables import conform, keep, read_table
+from r2ec.schemas import CATALOG, HISTORIES, SEQUENCES, SPLITS
 from r2ec.storage import Warehouse
 
 JOB = "build_sequences"
@@ -74,6 +75,15 @@ class _LogCounts:
         return self.num_events + left_out
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CoreCounts:
+    """What is left after the k-core; a target is an event with a history."""
+
+    num_events: int
+    num_users: int
+    targets_by_day: dict[int, int]
+
+
 def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
     """Build the tables; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
@@ -83,42 +93,43 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
     staging = open_staging(warehouse, JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in files))
     order = order_columns(job.interactions)
-    log = with_item_index(
-        within(read_interactions(spark, files, job.interactions), job.since, job.until), catalog
-    )
-    cached = [in_log_order(log, order).persist(StorageLevel.MEMORY_AND_DISK)]
-    try:
-        counts = _count(cached[0])
+    with ExitStack() as stack:
+        stack.callback(staging.discard)
+        read = within(read_interactions(spark, files, job.interactions), job.since, job.until)
+        log = keep(stack, in_log_order(with_item_index(read, catalog), order))
+        counts = _count(log)
         dates = _dates(job, counts)
-        quarantine = _quarantine(job, staging, files, cached[0], counts, dates)
-        events = cached[0].where(F.col("reason").isNull()).drop("reason", "line")
+        quarantine = _quarantine(job, staging, files, log, counts, dates)
+
+        events = log.where(F.col("reason").isNull()).drop("reason", "line")
         if job.min_user_events > 1 or job.min_item_events > 1:
             core = k_core(
                 events, min_user_events=job.min_user_events, min_item_events=job.min_item_events
             )
-            events = core.persist(StorageLevel.MEMORY_AND_DISK)
-            cached.append(events)
-        cuts = _cuts(events, job, order)
-        places = _write(job, staging, events, cuts, dates, order)
-        tables = _staged_tables(spark, staging, places) | {
-            "catalog": catalog.withColumn("version", F.lit(version).cast("date"))
+            events = keep(stack, core)
+        marked = mark_targets(events, order=order, strict_time=job.strict_time)
+        core_counts = _count_by_day(marked)
+        target_times = marked.where("is_target").select("time")
+        cuts = find_cuts(core_counts.targets_by_day, target_times, job.split_ratio)
+        _write(job, staging, events, cuts, dates, order)
+
+        tables = {
+            "sequences": read_table(spark, SEQUENCES, staging.uri("sequences"), "split"),
+            "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
+            "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
         }
         num_audits = run_audits(spark, tables, ["sequences", "histories"])
-        figures, num_kept = _figures(tables, events, cuts, dates)
-        staging.publish([*places, quarantine])
-    finally:
-        staging.discard()
-        for rows in cached:
-            rows.unpersist()
+        figures = _figures(staging, events, core_counts, cuts, dates)
+        staging.publish([*_places(dates), quarantine])
     return JobSummary(
         job=JOB,
         target="histories " + ", ".join(str(day) for day in dates),
         rows_in=counts.num_rows,
-        rows_kept=num_kept,
+        rows_kept=core_counts.num_events,
         num_duplicates=counts.num_duplicates,
         num_filtered={
             "outside the time window": counts.num_outside,
-            "dropped by k-core": counts.num_events - num_kept,
+            "dropped by k-core": counts.num_events - core_counts.num_events,
         },
         num_rejected=counts.rejected,
         figures=figures,
@@ -138,7 +149,7 @@ def _load_catalog(
             f"no catalog version {wanted or 'at all'} in {warehouse.path()} ({have}); "
             "build it with: spark-submit jobs/build_catalog.py"
         )
-    return wanted, spark.read.parquet(warehouse.uri("catalog", f"version={wanted}"))
+    return wanted, read_table(spark, CATALOG, warehouse.uri("catalog", f"version={wanted}"))
 
 
 def _count(log: DataFrame) -> _LogCounts:
@@ -189,36 +200,38 @@ def _quarantine(
     counts: _LogCounts,
     dates: tuple[date, ...],
 ) -> tuple[str, ...]:
-    """Stage the rejected rows; publish them alone and raise GateError when they are too many."""
+    """Stage the rejected rows and check their share; returns the partition."""
     day = max(dates).isoformat() if dates else datetime.now(UTC).date().isoformat()
-    place = ("quarantine", f"job={JOB}", f"date={day}")
+    quarantine = Quarantine(
+        job=JOB, day=day, run_id=run_id(JOB, day, job), max_share=job.max_quarantine_share
+    )
     if counts.rejected:
-        rejected = log.where(F.col("line").isNotNull() & F.col("reason").isNotNull())
-        rejected = rejected.where(F.col("reason") != DUPLICATE)
-        rows = quarantine_rows(rejected, files, run_id(JOB, day, job))
-        staging.write(rows, *place)
-    try:
-        limit = job.max_quarantine_share
-        where = f"{'/'.join(place)}"
-        check_share(counts.rejected, num_rows=counts.num_rows, limit=limit, where=where)
-        if not counts.num_events and not counts.num_outside:
-            raise GateError(f"all {counts.num_rows} rows of the log were rejected: see {where}")
-    except GateError:
-        staging.publish([place])
-        raise
+        reasons = list(counts.rejected)
+        quarantine.stage(staging, log.where(F.col("reason").isin(reasons)), files)
+    quarantine.check(staging, counts.rejected, counts.num_rows)
     if not counts.num_events:
         raise NotReadyError("no event of the log lies between --since and --until")
-    return place
+    return quarantine.place
 
 
-def _cuts(events: DataFrame, job: SequencesJob, order: list[str]) -> SplitCuts:
-    targets = target_times(events, order=order, strict_time=job.strict_time)
-    if targets.isEmpty():
+def _count_by_day(marked: DataFrame) -> _CoreCounts:
+    counted = marked.groupBy(day_of(F.col("time")).alias("day")).agg(
+        F.count(F.lit(1)).alias("num_events"),
+        F.count_if("is_first").alias("num_users"),
+        F.count_if("is_target").alias("num_targets"),
+    )
+    rows = counted.collect()
+    counts = _CoreCounts(
+        num_events=sum(row["num_events"] for row in rows),
+        num_users=sum(row["num_users"] for row in rows),
+        targets_by_day={row["day"]: row["num_targets"] for row in rows if row["num_targets"]},
+    )
+    if not counts.targets_by_day:
         raise NotReadyError(
             "no user of the log has an event before another one, so there is no sequence; "
             "lower --min-user-events and --min-item-events, or give a longer log"
         )
-    return find_cuts(targets, job.split_ratio)
+    return counts
 
 
 def _write(
@@ -228,54 +241,47 @@ def _write(
     cuts: SplitCuts,
     dates: tuple[date, ...],
     order: list[str],
-) -> list[tuple[str, ...]]:
+) -> None:
     sequences = build_sequences(
         events, window=job.window, order=order, strict_time=job.strict_time, cuts=cuts
     )
-    staging.write(sequences, "sequences", partition_by="split")
+    staging.write(conform(sequences, SEQUENCES, "split"), "sequences", partition_by="split")
     for day in dates:
         histories = build_histories(events, day, window=job.window, order=order)
-        staging.write(histories, "histories", f"date={day}")
-    return [
-        *(("sequences", f"split={split}") for split in SPLITS),
-        *(("histories", f"date={day}") for day in dates),
-    ]
+        staging.write(conform(histories, HISTORIES), "histories", f"date={day}")
 
 
-def _staged_tables(
-    spark: SparkSession, staging: Staging, places: list[tuple[str, ...]]
-) -> dict[str, DataFrame]:
-    histories = spark.read.parquet(staging.uri("histories"))
-    return {
-        "sequences": spark.read.parquet(staging.uri("sequences")),
-        "histories": histories.withColumn("date", F.col("date").cast("date")),
-    }
+def _places(dates: tuple[date, ...]) -> list[tuple[str, ...]]:
+    sequences = [("sequences", f"split={split}") for split in SPLITS]
+    return [*sequences, *(("histories", f"date={day}") for day in dates)]
 
 
 def _figures(
-    tables: dict[str, DataFrame], events: DataFrame, cuts: SplitCuts, dates: tuple[date, ...]
-) -> tuple[dict[str, int | str], int]:
-    by_user = events.groupBy("user_id").count()
-    row = by_user.agg(F.count(F.lit(1)), F.sum("count")).first()
-    num_users, num_events = (row[0], row[1]) if row else (0, 0)
-    by_split = {
-        r["split"]: r["count"] for r in tables["sequences"].groupBy("split").count().collect()
-    }
-    by_date = {r["date"]: r["count"] for r in tables["histories"].groupBy("date").count().collect()}
-    sequences = "/".join(str(by_split.get(split, 0)) for split in SPLITS)
-    ends = [
-        f"{_second(value):%Y-%m-%dT%H:%M:%SZ}" for value in (cuts.train_until, cuts.valid_until)
-    ]
-    figures: dict[str, int | str] = {
-        "users": num_users,
+    staging: Staging,
+    events: DataFrame,
+    counts: _CoreCounts,
+    cuts: SplitCuts,
+    dates: tuple[date, ...],
+) -> dict[str, int | str]:
+    """What the summary says of the tables; every target must have been written."""
+    by_split = [staging.num_rows("sequences", f"split={split}") for split in SPLITS]
+    by_date = [staging.num_rows("histories", f"date={day}") for day in dates]
+    num_targets = sum(counts.targets_by_day.values())
+    if 0 in by_date:
+        raise NotReadyError(
+            f"after --since and the k-core no event is left before the end of "
+            f"{dates[by_date.index(0)]}: there is no history to write; give a later --date"
+        )
+    assert sum(by_split) == num_targets, f"{num_targets} targets, {by_split} sequences written"
+    return {
+        "users": counts.num_users,
         "items": events.select("item_index").distinct().count(),
-        "sequences train/valid/test": sequences,
-        "train until": ends[0],
-        "valid until": ends[1],
-        "histories": "/".join(str(by_date.get(day, 0)) for day in dates),
+        "sequences train/valid/test": "/".join(map(str, by_split)),
+        "train until": f"{_moment(cuts.train_until):%Y-%m-%dT%H:%M:%SZ}",
+        "valid until": f"{_moment(cuts.valid_until):%Y-%m-%dT%H:%M:%SZ}",
+        "histories": "/".join(map(str, by_date)),
     }
-    return figures, num_events
 
 
-def _second(micros: int) -> datetime:
+def _moment(micros: int) -> datetime:
     return datetime.fromtimestamp(micros / 1e6, UTC)

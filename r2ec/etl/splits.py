@@ -21,29 +21,31 @@ class SplitCuts:
         return F.when(train, "train").when(valid, "valid").otherwise("test")
 
 
-def find_cuts(target_times: DataFrame, ratio: tuple[float, float, float]) -> SplitCuts:
+def day_of(time: Column) -> Column:
+    """The number of the day (UTC, from 1970) of a time in microseconds."""
+    return F.floor(time / DAY_MICROS)
+
+
+def find_cuts(
+    targets_by_day: dict[int, int], target_times: DataFrame, ratio: tuple[float, float, float]
+) -> SplitCuts:
     """The earliest times up to which the shares train and train + valid of the targets lie.
 
-    `target_times` has one row per target with `time` in microseconds. Exact at any size: counts by
-    day first, then by time within the one or two days that hold a cut.
+    `target_times` has one row per target with `time` in microseconds, `targets_by_day` their number
+    by day: exact at any size, since only the one or two days that hold a cut are looked into.
     """
-    day = F.floor(F.col("time") / DAY_MICROS)
-    by_day = _counts(target_times.select(day.alias("value")))
-    total = sum(count for _, count in by_day)
+    by_day = sorted(targets_by_day.items())
+    total = sum(targets_by_day.values())
     wanted = [ratio[0] * total, (ratio[0] + ratio[1]) * total]
     days = [_reach(by_day, 0, share) for share in wanted]
-    held = target_times.where(day.isin([value for value, _ in days]))
-    by_time = _counts(held.select(F.col("time").alias("value")))
-    times = []
-    for (value, before), share in zip(days, wanted, strict=True):
-        within = [(time, n) for time, n in by_time if time // DAY_MICROS == value]
-        times.append(_reach(within, before, share)[0])
-    return SplitCuts(train_until=times[0], valid_until=times[1])
-
-
-def _counts(values: DataFrame) -> list[tuple[int, int]]:
-    rows = values.groupBy("value").count().orderBy("value").collect()
-    return [(row["value"], row["count"]) for row in rows]
+    held = target_times.where(day_of(F.col("time")).isin([day for day, _ in days]))
+    counts = held.groupBy("time").count().collect()
+    by_time = sorted((row["time"], row["count"]) for row in counts)
+    cuts = []
+    for (day, before), share in zip(days, wanted, strict=True):
+        of_day = [(time, count) for time, count in by_time if time // DAY_MICROS == day]
+        cuts.append(_reach(of_day, before, share)[0])
+    return SplitCuts(train_until=cuts[0], valid_until=cuts[1])
 
 
 def _reach(counts: list[tuple[int, int]], before: int, share: float) -> tuple[int, int]:

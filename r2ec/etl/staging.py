@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 from r2ec.errors import R2ecError, UsageError
@@ -40,6 +41,13 @@ class Staging:
         if partition_by:
             writer = writer.partitionBy(partition_by)
         writer.parquet(self.uri(*parts))
+
+    def num_rows(self, *parts: str) -> int:
+        """Rows of a staged table or partition, from the files' footers."""
+        filesystem = self.warehouse.filesystem
+        files = self.warehouse.list_files(*STAGING, self.run, *parts)
+        paths = [self.warehouse.path(file) for file in files]
+        return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
     def publish(self, partitions: list[tuple[str, ...]]) -> None:
         """Put the staged partitions in place; one of which nothing was staged disappears."""

@@ -15,6 +15,7 @@ class JobSummary:
     rows_in: int
     rows_kept: int
     num_duplicates: int = 0
+    duplicates_are: str = "exact duplicates dropped"
     num_filtered: dict[str, int] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
     figures: dict[str, int | str] = field(default_factory=dict)
@@ -33,7 +34,7 @@ class JobSummary:
         parts = [
             f"rows in {self.rows_in}",
             f"kept {self.rows_kept}",
-            f"exact duplicates dropped {self.num_duplicates}",
+            f"{self.duplicates_are} {self.num_duplicates}",
             *(f"{name} {count}" for name, count in self.num_filtered.items()),
             f"quarantined {num_rejected}{reasons}",
             *(f"{name} {value}" for name, value in self.figures.items()),
