@@ -141,9 +141,11 @@ class ShardWriter:
         return f"shard-{self.shard:05d}.json"
 
     def _manifest(self) -> ShardManifest | None:
-        if not self.warehouse.exists(*self.plan.staging, self._manifest_name):
+        try:
+            data = self.warehouse.read_file(*self.plan.staging, self._manifest_name)
+            return manifest_from_json(data)
+        except (FileNotFoundError, ValueError):  # a damaged one is written again by `finish`
             return None
-        return manifest_from_json(self.warehouse.read_file(*self.plan.staging, self._manifest_name))
 
     def _write(self, table: str, part: int, rows: pa.Table) -> FilePart:
         path = file_path(table, self.shard, part)

@@ -25,7 +25,7 @@ def write_histories(
     warehouse: Warehouse, num_users: int, *, date: str = DATE, salt: str = ""
 ) -> list[User]:
     """Histories of users u0000 …, in two files; `salt` changes every history's hash."""
-    names = sorted(f"u{number:04d}" for number in range(num_users))
+    names = [user.user_id for user in users_of(num_users)]
     cut = len(names) // 2
     for file, users in enumerate((names[:cut], names[cut:])):
         rows = {
@@ -37,7 +37,12 @@ def write_histories(
         }
         table = pa.table(rows, schema=schemas.HISTORIES.schema)
         warehouse.write_parquet(table, "histories", f"date={date}", f"part-{file:05d}.parquet")
-    return [User(user_id=name) for name in names]
+    return users_of(num_users)
+
+
+def users_of(num_users: int) -> list[User]:
+    """Users u0000 … by ascending id."""
+    return [User(user_id=f"u{number:04d}") for number in range(num_users)]
 
 
 def history_hash(user: str, salt: str = "") -> str:
@@ -118,9 +123,15 @@ def score_shard(
 
 
 def score_run(
-    warehouse: Warehouse, users: list[User], *, model: str = "0123456789ab", num_shards: int = 2
+    warehouse: Warehouse,
+    users: list[User],
+    *,
+    model: str = "0123456789ab",
+    num_shards: int = 2,
+    users_per_part: int = 3,
 ) -> RunPlan:
-    plan = plan_of(warehouse, model=model, num_shards=num_shards)
+    """Score all shards of a run of `DATE`."""
+    plan = plan_of(warehouse, model=model, num_shards=num_shards, users_per_part=users_per_part)
     for shard in range(num_shards):
         score_shard(warehouse, plan, shard, users)
     return plan
