@@ -1,0 +1,66 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from r2ec import schemas, sql_files
+from r2ec.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA_FLOW = (ROOT / "docs" / "data_flow.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_stands_in_the_readme(name):
+    assert f"| `r2ec-cli {name}` |" in README
+
+
+def test_the_readme_names_no_command_that_is_not_there():
+    named = set(re.findall(r"r2ec-cli ([a-z][a-z-]+)", "".join(page.read_text() for page in PAGES)))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("table", list(schemas.TABLES))
+def test_every_table_stands_in_the_data_flow(table):
+    assert re.search(rf"\| [^\n]*`[^`]*\b{table}\b", DATA_FLOW)
+
+
+@pytest.mark.parametrize("folder", ["views", "queries"])
+def test_every_view_and_query_stands_in_the_data_flow_with_its_parameters(folder):
+    for file in sql_files.read_folder(folder):
+        (row,) = [line for line in DATA_FLOW.splitlines() if line.startswith(f"| `{file.name}` |")]
+        for name, default in file.params.items():
+            assert f"`{name}`" in row or f"`{name}={default}`" in row
+
+
+def test_the_annotated_tree_names_what_is_there():
+    tree = README.split("```text\n")[1].split("```")[0]
+    for line in tree.splitlines():
+        names = re.findall(r"(?<![\w/])[\w.]+(?:/|\.py)(?!\w)", line)
+        if not line.startswith(" "):
+            folder = ROOT / names.pop(0)
+            assert folder.is_dir(), f"the tree names {folder.name}"
+        for name in names:
+            assert (folder / name).exists(), f"the tree names {name} below {folder.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_the_pages_exist(page):
+    named = re.findall(
+        r"\b((?:jobs|configs|sql|r2ec|tests|docs|benchmarks)/[\w./-]*\w\.(?:py|sql|toml|md))",
+        page.read_text(encoding="utf-8"),
+    )
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_notes_for_contributors_stay_short():
+    assert len((ROOT / "AGENTS.md").read_text().splitlines()) < 100
