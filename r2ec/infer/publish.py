@@ -85,6 +85,14 @@ def current_run(warehouse: Warehouse, date: str) -> dict[str, object] | None:
     return row
 
 
+def is_published(warehouse: Warehouse, date: str, run_id: str) -> bool:
+    """Whether readers see this run of the date, with all its rows: nothing is left to score."""
+    visible = current_run(warehouse, date)
+    if visible is None or visible["run_id"] != run_id:
+        return False
+    return _is_whole(warehouse, date, visible)
+
+
 def run_row(
     manifests: list[ShardManifest], *, price_per_hour: float | None, published_at: datetime
 ) -> dict[str, object]:

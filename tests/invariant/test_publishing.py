@@ -7,7 +7,7 @@ import pytest
 
 from r2ec import schemas
 from r2ec.errors import NotReadyError, R2ecError, UsageError
-from r2ec.infer.publish import publish
+from r2ec.infer.publish import is_published, publish
 from r2ec.storage import Warehouse
 from tests.factories.kill import run_and_kill
 from tests.factories.readers import contents, damage, visible_rows
@@ -180,8 +180,12 @@ def test_of_two_complete_runs_the_named_one_is_published(warehouse: Warehouse) -
 def test_lost_rows_of_a_published_run_come_back_from_a_new_scoring(warehouse: Warehouse) -> None:
     users = write_histories(warehouse, NUM_USERS)
     plan = score_run(warehouse, users)
+    assert not is_published(warehouse, DATE, plan.run_id)
     publish(warehouse, DATE)
+    assert is_published(warehouse, DATE, plan.run_id)
+    assert not is_published(warehouse, DATE, "another")
     Path(warehouse.path(warehouse.list_files("reasoning")[0])).unlink()
+    assert not is_published(warehouse, DATE, plan.run_id)
     with pytest.raises(R2ecError, match="has lost rows"):
         publish(warehouse, DATE)
     score_run(warehouse, users)
