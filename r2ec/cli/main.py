@@ -92,15 +92,23 @@ def load_command(name: str) -> click.Command:
     module, function = COMMANDS[name].target.split(":")
     command: click.Command = getattr(importlib.import_module(module), function)
     command.name, command.short_help = name, COMMANDS[name].summary
+    _share_options(command, name)
+    return command
+
+
+def _share_options(command: click.Command, path: str) -> None:
+    """Give a command, and those below it, the log options and their variables; once is enough."""
     if not any(option.name == "log_format" for option in command.params):
         command.params.extend(_log_options())
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None and option.name:
             option.envvar = [
-                f"{PREFIX}_{part}".upper().replace("-", "_")
-                for part in (f"{name}_{option.name}", option.name)
+                f"{PREFIX}_{part}".upper().replace("-", "_").replace(" ", "_")
+                for part in (f"{path} {option.name}", option.name)
             ]
-    return command
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            _share_options(below, f"{path} {name}")
 
 
 def _configure_logs(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:

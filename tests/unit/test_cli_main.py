@@ -89,6 +89,21 @@ def test_every_option_may_come_from_the_environment(command, monkeypatch, variab
     assert seen == [7, 3]
 
 
+@pytest.mark.parametrize("variable", ["R2EC_SIZE", "R2EC_PROBE_GROW_SIZE"])
+def test_options_of_a_command_below_a_group_come_from_the_environment_too(monkeypatch, variable):
+    seen = []
+    grow = click.Command("grow", callback=lambda size: seen.append(size))
+    grow.params.append(click.Option(["--size"], type=int))
+    module = type(sys)("tests.unit.probe_group")
+    module.probe = click.Group("probe", commands=[grow])
+    monkeypatch.setitem(sys.modules, "tests.unit.probe_group", module)
+    entry = cli_main.LazyCommand("tests.unit.probe_group:probe", "Probes.")
+    monkeypatch.setitem(cli_main.COMMANDS, "probe", entry)
+    monkeypatch.setenv(variable, "8")
+    assert cli_main.run(["probe", "grow"]) == 0
+    assert seen == [8]
+
+
 def seen_into(seen):
     def body(top_k):
         seen.append(top_k)
@@ -127,8 +142,15 @@ def test_every_command_loads_and_explains_itself(name):
     module, function = cli_main.COMMANDS[name].target.split(":")
     assert isinstance(getattr(importlib.import_module(module), function), click.Command)
     loaded = cli_main.load_command(name)
-    assert loaded.help
-    assert "Example" in (loaded.epilog or "") + loaded.help
-    for option in loaded.params:
+    assert "Example" in (loaded.epilog or "") + (loaded.help or "")
+    explain_themselves(loaded, name)
+
+
+def explain_themselves(command, path):
+    assert command.help, f"{path} has no help"
+    for option in command.params:
         if isinstance(option, click.Option):
-            assert option.help, f"{name} {option.opts[0]} has no help"
+            assert option.help, f"{path} {option.opts[0]} has no help"
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            explain_themselves(below, f"{path} {name}")
