@@ -253,7 +253,9 @@ class ChosenTokens:
     support_NK: Tensor | None
 
 
-def choose_tokens(logits_NV: Tensor, uniforms_N: Tensor, settings: SamplingSettings) -> ChosenTokens:
+def choose_tokens(
+    logits_NV: Tensor, uniforms_N: Tensor, settings: SamplingSettings
+) -> ChosenTokens:
     """Draw one token a row by inverting the distribution at the given uniforms in [0, 1).
 
     Greedy takes the largest logit, ties to the lower id, with log-probabilities at temperature 1.
@@ -267,8 +269,10 @@ def choose_tokens(logits_NV: Tensor, uniforms_N: Tensor, settings: SamplingSetti
         return ChosenTokens(ids_N, picked - logits_NV.logsumexp(dim=-1), None)
     scaled_NV = logits_NV / settings.temperature
     k = min(settings.top_k or scaled_NV.shape[1], scaled_NV.shape[1])
-    top_NK, ids_NK = scaled_NV.topk(k, dim=-1) if k < scaled_NV.shape[1] else scaled_NV.sort(
-        dim=-1, descending=True, stable=True
+    top_NK, ids_NK = (
+        scaled_NV.topk(k, dim=-1)
+        if k < scaled_NV.shape[1]
+        else scaled_NV.sort(dim=-1, descending=True, stable=True)
     )
     probs_NK = top_NK.double().softmax(dim=-1)
     if settings.top_p < 1:

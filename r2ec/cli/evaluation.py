@@ -1,6 +1,7 @@
 """`evaluate`: how well a model, or a baseline, predicts what was bought next."""
 
 import json
+from pathlib import Path
 
 import click
 
@@ -14,6 +15,12 @@ BASELINES = ("popularity",)
 @click.command(epilog="Example: r2ec-cli evaluate --model model --split test")
 @warehouse_option
 @click.option("--model", "model_dir", metavar="DIR", help="Model directory.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="TOML",
+    help="The model is a plain language model: evaluate it untrained, with these settings.",
+)
 @click.option("--baseline", type=click.Choice(BASELINES), help="Instead of a model.")
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option(
@@ -31,6 +38,7 @@ BASELINES = ("popularity",)
 def evaluate(
     warehouse: str,
     model_dir: str | None,
+    config_file: str | None,
     baseline: str | None,
     split: str,
     ks: tuple[int, ...],
@@ -47,11 +55,15 @@ def evaluate(
     """
     if (model_dir is None) == (baseline is None):
         raise click.UsageError("give either --model DIR or --baseline NAME")
+    if config_file is not None and model_dir is None:
+        raise click.UsageError("--config goes with --model DIR of a plain language model")
+    from r2ec.config import load_train_config
     from r2ec.infer.evaluate import (
         evaluation_examples,
-        model_ranks,
         popularity_baseline,
         record_metrics,
+        trained_ranks,
+        untrained_ranks,
     )
     from r2ec.storage import Warehouse
 
@@ -60,6 +72,15 @@ def evaluate(
     if model_dir is None:
         model = run_id = str(baseline)
         ranks = popularity_baseline(place, examples)
+    elif config_file is not None:
+        config = load_train_config(config_file)
+        budget = reasoning_budget
+        if budget is None:
+            budget = config.evaluation.reasoning_budget
+        model = run_id = f"untrained-{Path(model_dir).name}"
+        ranks = untrained_ranks(
+            place, model_dir, config, examples, reasoning_budget=budget, device=device
+        )
     else:
         from r2ec.model.checkpoint import load_card
 
@@ -69,7 +90,7 @@ def evaluate(
         if budget is None:
             budget = int(card.training.get("evaluation", {}).get("reasoning_budget", 64))
         run_id = f"{model}-budget-{budget}"
-        ranks = model_ranks(place, model_dir, examples, reasoning_budget=budget, device=device)
+        ranks = trained_ranks(place, model_dir, examples, reasoning_budget=budget, device=device)
     run_id = name or run_id
     if not run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UsageError(f"--name {run_id!r}: letters, digits, '-', '_' and '.' only")

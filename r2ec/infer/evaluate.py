@@ -8,17 +8,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from r2ec import schemas
+from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.baselines import popularity_counts, popularity_ranks
 from r2ec.infer.embed import default_device, embeddings_for
 from r2ec.metrics import MetricValue, summarise
-from r2ec.model.checkpoint import check_catalog, load_model
+from r2ec.model.checkpoint import check_catalog, load_base, load_model
+from r2ec.model.dual_head import DualHeadModel
+from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Example, load_catalog, load_examples
+from r2ec.tables import Catalog, Example, load_catalog, load_examples
+from r2ec.text.tokens import PromptEncoder
 
 BATCH_USERS = 256
 
@@ -36,7 +41,7 @@ def evaluation_examples(warehouse: Warehouse, split: str, max_users: int | None)
     return examples
 
 
-def model_ranks(
+def trained_ranks(
     warehouse: Warehouse,
     model_dir: str,
     examples: Sequence[Example],
@@ -44,16 +49,54 @@ def model_ranks(
     reasoning_budget: int,
     device: str | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of each target (from 1) after a greedy reasoning of at most `reasoning_budget` tokens.
+    """Rank of each target (from 1) under a trained model; see `greedy_ranks`.
 
-    Seen items don't compete; a target that was bought before does. Items whose embedding is in the
-    table are not encoded again.
+    Items whose embedding is in the table are not encoded again. Raises `UsageError` for a catalog
+    the model does not know.
     """
     catalog = load_catalog(warehouse)
     loaded = load_model(model_dir, device=default_device(device))
     check_catalog(loaded.card, catalog, model_dir)
-    model, encoder = loaded.model, loaded.encoder
-    table_IH = embeddings_for(warehouse, loaded, catalog)[0].to(model.device)
+    table_IH, _ = embeddings_for(warehouse, loaded, catalog)
+    return greedy_ranks(
+        loaded.model, loaded.encoder, catalog, table_IH, examples, reasoning_budget=reasoning_budget
+    )
+
+
+def untrained_ranks(
+    warehouse: Warehouse,
+    model_dir: str,
+    config: TrainConfig,
+    examples: Sequence[Example],
+    *,
+    reasoning_budget: int,
+    device: str | None = None,
+) -> NDArray[np.int64]:
+    """Rank of each target (from 1) under a plain language model with a configuration's prompts."""
+    catalog = load_catalog(warehouse)
+    model, encoder, _ = load_base(
+        model_dir, model=config.model, prompt=config.prompt, device=default_device(device)
+    )
+    rows = [encoder.item_ids(item) for item in catalog.items]
+    table_IH = embed_items(model.eval(), rows, pad_id=next(iter(encoder.stop_ids)))
+    return greedy_ranks(
+        model, encoder, catalog, table_IH, examples, reasoning_budget=reasoning_budget
+    )
+
+
+def greedy_ranks(
+    model: DualHeadModel,
+    encoder: PromptEncoder,
+    catalog: Catalog,
+    table_IH: Tensor,
+    examples: Sequence[Example],
+    *,
+    reasoning_budget: int,
+) -> NDArray[np.int64]:
+    """Rank of each target (from 1) after a greedy reasoning of at most `reasoning_budget` tokens.
+
+    Seen items don't compete; a target that was bought before does.
+    """
     settings = SamplingSettings(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
     )
@@ -62,7 +105,7 @@ def model_ranks(
     groups = sample(model, encoder, prompts, keys, settings, batch_rows=BATCH_USERS)
     ranks = target_ranks(
         torch.stack([group[0].state_H for group in groups]).to(model.device),
-        table_IH,
+        table_IH.to(model.device),
         torch.tensor([example.target_index for example in examples], device=model.device),
         temperature=model.temperature,
         seen=[example.history.item_index for example in examples],

@@ -86,6 +86,7 @@ def contrastive_step(
 
     Raises `R2ecError` before the step if the loss is not finite.
     """
+    rows = sorted(rows, key=lambda row: len(row.ids))
     live = LiveRows(engine, table, targets_C)
     chunks = -(-engine.world.largest_share(len(targets_C)) // micro_batch)
     sums = torch.zeros(3, device=engine.model.device)

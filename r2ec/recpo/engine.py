@@ -41,6 +41,10 @@ class World:
         _quiet()
         import deepspeed
 
+        if not self.cuda:
+            # Its shared-memory all-reduce is compiled at first use: half a minute and a C++
+            # compiler, to spare gloo a few small messages.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 

@@ -59,7 +59,8 @@ class LiveRows:
         gradient_CH = world.sum_(gradient_CH.clone()) / world.size
         own = gradient_CH[world.rank :: world.size]
         chunks = -(-world.largest_share(len(self.index_C)) // micro_batch)
-        for chunk in cut(range(len(self._mine)), micro_batch, chunks):
+        by_length = sorted(range(len(self._mine)), key=lambda row: len(self._mine[row]))
+        for chunk in cut(by_length, micro_batch, chunks):
             rows = [self._mine[row] for row in chunk] or [self._table.rows[0]]
             states = encode_rows(self._engine.model, rows, pad_id=self._table.pad_id).float()
             weight = own[chunk] if chunk else torch.zeros_like(states)

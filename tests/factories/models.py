@@ -24,9 +24,7 @@ FAMILIES = ("qwen2", "qwen3", "gemma2", "llama")
 MARKER = "<answer>"
 PROMPT = PromptConfig(history_items=6, title_chars=60, description_chars=40, max_prompt_tokens=300)
 TAU = 0.1
-_WORDS = (
-    "red blue green printer ink paper guitar string camera lens lamp desk chair tea kettle".split()
-)
+_WORDS = ("red", "blue", "green", "printer", "ink", "paper", "guitar", "string", "camera", "lens")
 
 
 def small_catalog(num_items: int = 30, seed: int = 0) -> Catalog:

@@ -121,7 +121,8 @@ def test_catalog_softmax_takes_the_live_row_at_the_target() -> None:
         expected = (cosines / 0.5).log_softmax(dim=0)[target[row]]
         assert logprobs[row].item() == pytest.approx(expected.item(), abs=1e-5)
     logprobs.sum().backward()
-    assert live.grad is not None and live.grad.abs().sum() > 0
+    assert live.grad is not None
+    assert live.grad.abs().sum() > 0
 
 
 def test_kl_is_zero_for_equal_policies_and_positive_otherwise() -> None:
