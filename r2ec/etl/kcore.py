@@ -1,31 +1,36 @@
 """The k-core of the log: only users and items with enough events among themselves."""
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from r2ec.etl.staging import Staging
 
-def k_core(events: DataFrame, *, min_user_events: int, min_item_events: int) -> DataFrame:
+_ITEMS = "item_index bigint"
+
+
+def k_core(
+    events: DataFrame, staging: Staging, *, min_user_events: int, min_item_events: int
+) -> DataFrame:
     """The largest set of events in which every user and item has at least that many.
 
     `events` lie together by `user_id` (see `in_log_order`) and stay so. Between rounds only the
     surviving items move: a round drops events of lost items, then short users, and counts items
-    again. The items only ever shrink, so a round that loses none is the fixed point.
+    again. The items only ever shrink, so a round that loses none is the fixed point. Each round's
+    items are staged: a plan made of all rounds would grow beyond the driver's memory.
     """
-    if min_user_events <= 1 and min_item_events <= 1:
-        return events
     core = _long_users(events, min_user_events)
-    kept = _popular_items(core, min_item_events)
-    num_kept = kept.count()
+    if min_item_events <= 1:
+        return core
+    num_kept, round_number = -1, 0
     while True:
-        core = _long_users(events.join(kept, on="item_index", how="left_semi"), min_user_events)
-        still_kept = _popular_items(core, min_item_events)
-        num_still_kept = still_kept.count()
+        place = ("k_core", f"round={round_number}")
+        staging.write(_popular_items(core, min_item_events), *place)
+        num_still_kept = staging.num_rows(*place)
         if num_still_kept == num_kept:
-            still_kept.unpersist()
             return core
-        kept.unpersist()
-        kept, num_kept = still_kept, num_still_kept
+        kept = events.sparkSession.read.schema(_ITEMS).parquet(staging.uri(*place))
+        core = _long_users(events.join(kept, on="item_index", how="left_semi"), min_user_events)
+        num_kept, round_number = num_still_kept, round_number + 1
 
 
 def _long_users(events: DataFrame, min_events: int) -> DataFrame:
@@ -38,5 +43,4 @@ def _long_users(events: DataFrame, min_events: int) -> DataFrame:
 
 def _popular_items(events: DataFrame, min_events: int) -> DataFrame:
     counts = events.groupBy("item_index").agg(F.count(F.lit(1)).alias("num_events"))
-    popular = counts.where(F.col("num_events") >= min_events).select("item_index")
-    return popular.persist(StorageLevel.MEMORY_AND_DISK)
+    return counts.where(F.col("num_events") >= min_events).select("item_index")

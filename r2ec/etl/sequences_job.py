@@ -103,10 +103,9 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
 
         events = log.where(F.col("reason").isNull()).drop("reason", "line")
         if job.min_user_events > 1 or job.min_item_events > 1:
-            core = k_core(
-                events, min_user_events=job.min_user_events, min_item_events=job.min_item_events
-            )
-            events = keep(stack, core)
+            limits = {"min_user_events": job.min_user_events}
+            limits["min_item_events"] = job.min_item_events
+            events = keep(stack, k_core(events, staging, **limits))
         marked = mark_targets(events, order=order, strict_time=job.strict_time)
         core_counts = _count_by_day(marked)
         target_times = marked.where("is_target").select("time")

@@ -62,7 +62,9 @@ class Staging:
         return [path.rsplit("/", 1)[-1] for path in paths]
 
     def discard(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged; what had begun to be put in place is finished first."""
+        if self.warehouse.exists(*STAGING, self.run, _READY):
+            _finish(self.warehouse, self.run)
         self.warehouse.remove_dir(*STAGING, self.run)
 
 

@@ -1,0 +1,44 @@
+"""Fixtures that tests of every folder may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REAL_DATA = Path(os.environ.get("R2EC_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    """One small local session for all Spark tests; tables made in it go to a folder of its own."""
+    from pyspark.sql import SparkSession
+
+    from r2ec.etl.session import open_session
+
+    (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "2g")
+        # Short queries: the quick compiler is enough, and half of the time is saved.
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("spark-warehouse")))
+        .getOrCreate()
+    )
+    session = open_session("r2ec tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def real_shop():
+    """A function: name of a real shop -> its folder; skips the test where it is absent."""
+
+    def find(name: str) -> Path:
+        folder = REAL_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"no {folder}: the real shops are not here (R2EC_DATA names their folder)")
+        return folder
+
+    return find

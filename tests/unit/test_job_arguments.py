@@ -1,0 +1,102 @@
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from r2ec.errors import NotReadyError, UsageError
+from r2ec.etl.arguments import parse_catalog_job, parse_sequences_job
+from r2ec.etl.inputs import InteractionInput, ItemInput
+from r2ec.etl.mapping import load_mapping
+
+READY = sorted(Path("configs/mappings").glob("*.toml"), key=str)
+LOG = ["--interactions", "log.csv", "--warehouse", "w"]
+
+
+def test_options_win_over_the_mapping_and_the_mapping_over_the_defaults():
+    job = parse_sequences_job([*LOG, "--mapping", "movielens", "--time-unit", "us"])
+    log = job.interactions
+    assert (log.user_column, log.time_column, log.time_unit) == ("userId", "timestamp", "us")
+    assert "rating" in log.required()
+    assert "rating" not in parse_sequences_job(LOG).interactions.required()
+
+
+def test_items_take_the_id_column_of_the_log():
+    job = parse_catalog_job([*LOG, "--items", "m.csv", "--item-column", "sku"])
+    assert job.items.item_column == "sku"
+    job = parse_catalog_job([*LOG, "--items", "m.csv", "--items-item-column", "id"])
+    assert job.items.item_column == "id"
+
+
+def test_dates_are_sorted_and_given_once():
+    job = parse_sequences_job([*LOG, "--date=2024-02-01", "--date=2024-01-31", "--date=2024-02-01"])
+    assert job.dates == (date(2024, 1, 31), date(2024, 2, 1))
+    job = parse_sequences_job(
+        [*LOG, "--since", "1970-01-02", "--until", "1970-01-01T00:00:02+00:00"]
+    )
+    assert (job.since, job.until) == (86_400_000_000, 2_000_000)
+
+
+def test_the_warehouse_may_come_from_the_environment(monkeypatch):
+    monkeypatch.delenv("R2EC_WAREHOUSE", raising=False)
+    with pytest.raises(UsageError, match="--warehouse"):
+        parse_sequences_job(LOG[:2])
+    monkeypatch.setenv("R2EC_WAREHOUSE", "s3://bucket/w")
+    assert parse_sequences_job(LOG[:2]).warehouse == "s3://bucket/w"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--date 2024-02-30", "--date '2024-02-30'"),
+        ("--window 0", "--window 0"),
+        ("--min-user-events -1", "--min-user-events -1"),
+        ("--split-ratio 0.8,0.2", "--split-ratio '0.8,0.2'"),
+        ("--split-ratio 0.8,0.3,0.1", "sum to 1"),
+        ("--max-quarantine-share 1.5", "--max-quarantine-share 1.5"),
+        ("--since yesterday", "--since 'yesterday'"),
+        ("--delimiter ab", "one character"),
+        ("--catalog-version latest", "--catalog-version 'latest'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_option(options, message):
+    with pytest.raises(UsageError, match=message):
+        parse_sequences_job([*LOG, *options.split()])
+
+
+def test_a_catalog_without_a_log_needs_a_version():
+    with pytest.raises(UsageError, match="--version"):
+        parse_catalog_job(["--items", "m.csv", "--warehouse", "w"])
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_every_ready_mapping_is_loaded_by_name_and_by_path(path):
+    mapping = load_mapping(path.stem)
+    assert mapping == load_mapping(str(path))
+    InteractionInput(paths=("x",), **mapping["interactions"])
+    ItemInput(paths=("x",), **mapping["items"])
+
+
+def test_the_ready_mappings_are_found():
+    assert {"amazon2023", "movielens"} <= {path.stem for path in READY}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[log]\nuser_column = 'u'", r"unknown section \[log\]"),
+        ("[interactions]\nuser = 'u'", "unknown setting 'user'"),
+        ("[items]\ntitle_column = 3", "title_column = 3"),
+        ("[interactions]\ntime_unit = 'h'", "time_unit = 'h'"),
+        ("[interactions", "no valid TOML"),
+    ],
+)
+def test_a_wrong_mapping_says_what_is_wrong_and_where(tmp_path, text, message):
+    path = tmp_path / "mapping.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_mapping(str(path))
+
+
+def test_an_absent_mapping_is_not_ready():
+    with pytest.raises(NotReadyError, match="amazon2023"):
+        load_mapping("amazon1999")
