@@ -16,7 +16,7 @@ from torch import Tensor
 # Scores that are held at once: what stays in a CPU's cache, what keeps a GPU busy.
 _SCORES_ON_CPU = 1 << 22
 _SCORES_ON_DEVICE = 1 << 27
-_EXACT_ELEMENTS = 1 << 22
+_EXACT_ELEMENTS = 1 << 18  # rows of both sides that are multiplied at once
 _SMALLEST_NORM = 1e-30
 
 
