@@ -17,7 +17,7 @@ from r2ec.errors import GateError, UsageError
 from r2ec.infer.embed import default_device, load_embeddings
 from r2ec.infer.lease import Lease
 from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
-from r2ec.infer.publish import current_run
+from r2ec.infer.publish import is_published
 from r2ec.infer.writer import ShardWriter
 from r2ec.logs import get_logger
 from r2ec.model.checkpoint import LoadedModel, check_catalog, load_card, load_model
@@ -128,8 +128,7 @@ def score_shard(
     works on the shard, `GateError` if more than `max_error_share` of the users failed.
     """
     plan, warehouse = job.plan, job.warehouse
-    published = current_run(warehouse, plan.date)
-    if published is not None and published["run_id"] == plan.run_id:
+    if is_published(warehouse, plan.date, plan.run_id):
         return ShardResult(
             run_id=plan.run_id,
             shard=job.shard,

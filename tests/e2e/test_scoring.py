@@ -1,0 +1,257 @@
+"""Scoring: shards, batches, restarts and bad input."""
+
+import shutil
+import signal
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from r2ec import schemas
+from r2ec.infer.lease import Lease
+from r2ec.storage import Warehouse
+from r2ec.tables import Catalog, History
+from tests.factories.commands import cli, start
+from tests.factories.models import examples_of, save_small_model
+from tests.factories.shop import (
+    DATE,
+    longer_catalog,
+    other_catalog,
+    write_catalog,
+    write_histories,
+    write_shop,
+)
+
+pytestmark = pytest.mark.e2e
+
+TABLES = (schemas.RECOMMENDATIONS, schemas.REASONING)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[Path, Catalog]:
+    """A warehouse with embeddings, and a model of random weights that knows its catalog."""
+    catalog = write_shop(str(tmp_path / "warehouse"))
+    save_small_model(tmp_path / "model", catalog)
+    assert cli("embed", "--warehouse", tmp_path / "warehouse", "--model", tmp_path / "model") == 0
+    return tmp_path, catalog
+
+
+def score(place: Path, *more: object) -> int:
+    at = ("--warehouse", place / "warehouse", "--model", place / "model")
+    return cli("score", *at, "--date", DATE, *more)
+
+
+def publish(place: Path) -> int:
+    return cli("publish", "--warehouse", place / "warehouse", "--date", DATE)
+
+
+def published(place: Path) -> list[pa.Table]:
+    """The rows people see, without the order of files."""
+    warehouse = Warehouse(str(place / "warehouse"))
+    return [
+        warehouse.read_table(table, date=DATE).sort_by(
+            [(name, "ascending") for name in ("user_id", "rank") if name in table.schema.names]
+        )
+        for table in TABLES
+    ]
+
+
+def same_content(one: list[pa.Table], other: list[pa.Table]) -> None:
+    """Equal rows; scores to 1e-5, since other batch shapes round otherwise."""
+    for a, b in zip(one, other, strict=True):
+        names = [name for name in a.column_names if name != "score"]
+        assert a.select(names).equals(b.select(names))
+    scores = [table["score"].to_numpy() for table in (one[0], other[0])]
+    assert abs(scores[0] - scores[1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_results_do_not_depend_on_shards_parts_or_batches(
+    shop: tuple[Path, Catalog], temperature: float
+) -> None:
+    place, _ = shop
+    assert score(place, "--temperature", temperature) == 0
+    whole = published(place)
+    assert whole[1].num_rows == 24
+    assert set(whole[1]["status"].to_pylist()) == {"ok"}
+    for shard in range(3):
+        more = ("--shard", shard, "--num-shards", 3, "--batch-rows", 2, "--users-per-part", 5)
+        assert score(place, "--temperature", temperature, *more) == 0
+    assert publish(place) == 0
+    same_content(published(place), whole)
+
+
+def test_lists_are_ranked_whole_and_without_seen_items(shop: tuple[Path, Catalog]) -> None:
+    place, catalog = shop
+    assert score(place, "--top-k", 7) == 0
+    ranked = published(place)[0].to_pylist()
+    seen = {
+        row["user_id"]: set(row["history_item_index"])
+        for row in Warehouse(str(place / "warehouse"))
+        .read_table(schemas.HISTORIES, date=DATE)
+        .to_pylist()
+    }
+    assert len(ranked) == 24 * 7
+    for row in ranked:
+        assert row["item_index"] not in seen[row["user_id"]]
+        assert row["item_id"] == catalog.items[row["item_index"]].item_id
+    for before, after in pairwise(ranked):
+        if before["user_id"] == after["user_id"]:
+            assert after["rank"] == before["rank"] + 1
+            assert after["score"] <= before["score"]
+
+
+def test_scoring_again_changes_nothing_and_other_settings_replace_the_date(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    assert score(place) == 0
+    first = published(place)
+    assert score(place) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    same_content(published(place), first)
+    assert score(place, "--top-k", 3) == 0
+    assert published(place)[0].num_rows == 24 * 3
+
+
+def test_a_killed_scorer_leaves_nothing_to_be_seen_and_goes_on(shop: tuple[Path, Catalog]) -> None:
+    place, _ = shop
+    at = ("--warehouse", place / "warehouse", "--model", place / "model", "--date", DATE)
+    more = ("--users-per-part", 2, "--batch-rows", 1)
+    process = start("score", *at, *more)
+    parts = place / "warehouse" / "_staging" / "score" / f"date={DATE}"
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("*/parts/*.json")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("*/parts/*.json")}
+    assert done, "killed too early"
+    assert not (place / "warehouse" / "recommendations").exists()
+    assert not (place / "warehouse" / "runs").exists()
+    assert score(place, *more, "--no-publish") == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "finished parts are kept"
+    assert publish(place) == 0
+    resumed = published(place)
+    shutil.rmtree(place / "warehouse" / "runs")
+    shutil.rmtree(place / "warehouse" / "recommendations")
+    shutil.rmtree(place / "warehouse" / "reasoning")
+    assert score(place, *more) == 0
+    for one, other in zip(resumed, published(place), strict=True):
+        assert one.equals(other)
+
+
+def test_a_user_with_a_broken_history_does_not_end_the_shard(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, catalog = shop
+    histories: list[History] = [example.history for example in examples_of(catalog, 24)]
+    histories[3] = replace(histories[3], item_index=(10_000,) * len(histories[3].item_index))
+    write_histories(Warehouse(str(place / "warehouse")), histories)
+    assert score(place) == 4
+    assert "--max-error-share" in capsys.readouterr().err
+    assert score(place, "--max-error-share", 0.1) == 0
+    rows = {row["user_id"]: row for row in published(place)[1].to_pylist()}
+    assert rows["u003"]["status"] == "error"
+    assert "item_index 10000" in rows["u003"]["error"]
+    assert sum(row["status"] == "ok" for row in rows.values()) == 23
+
+
+def test_a_second_scorer_on_the_same_shard_is_told_so(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    assert score(place, "--dry-run") == 0
+    run = capsys.readouterr().out.split()[1].rstrip(",")
+    warehouse = Warehouse(str(place / "warehouse"))
+    sleeper = start("sql", "--help")  # another live process on this host holds the lease
+    lease = Lease(warehouse, f"score-{run}-shard-00000", what="shard 0 is being scored")
+    with lease:
+        file = next((place / "warehouse" / "_staging" / "leases").glob("*.json"))
+        text = file.read_text()
+        import os
+
+        file.write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}'))
+        assert score(place) == 1
+        message = capsys.readouterr().err
+        assert "shard 0" in message
+        assert str(os.getppid()) in message
+    sleeper.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--date", "2031-01-01"), 3, "histories/date=2031-01-01"),
+        (("--date", "tomorrow"), 2, "2024-05-31"),
+        (("--model", "nowhere"), 3, "nowhere does not exist"),
+        (("--top-k", 0), 2, "1 to 1000"),
+        (("--shard", 4, "--num-shards", 2), 2, "--shard 4"),
+        (("--category", "Boats"), 2, "Boats"),
+        (("--bogus",), 2, "bogus"),
+    ],
+)
+def test_wrong_use_of_score_is_named(
+    shop: tuple[Path, Catalog],
+    arguments: tuple[object, ...],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, _ = shop
+    assert score(place, *arguments) == code
+    assert words in capsys.readouterr().err
+
+
+def test_catalogs_that_a_model_does_not_know_are_refused_and_longer_ones_embedded(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, catalog = shop
+    warehouse = Warehouse(str(place / "warehouse"))
+    write_catalog(warehouse, longer_catalog(catalog, 5))
+    assert score(place) == 3
+    assert "run r2ec-cli embed" in capsys.readouterr().err
+    assert cli("embed", "--warehouse", place / "warehouse", "--model", place / "model") == 0
+    assert "5 encoded, 30 kept" in capsys.readouterr().out
+    assert score(place) == 0
+    write_catalog(warehouse, other_catalog(catalog))
+    assert score(place) == 2
+    assert "does not know catalog version 2024-07-31" in capsys.readouterr().err
+
+
+def test_a_plain_language_model_is_refused_with_the_remedy(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    (place / "model" / "r2ec.json").unlink()
+    assert score(place) == 2
+    assert "has no r2ec.json" in capsys.readouterr().err
+
+
+def test_categories_and_excluded_items_bound_the_lists(shop: tuple[Path, Catalog]) -> None:
+    place, catalog = shop
+    category = catalog.items[1].category
+    banned = place / "banned.txt"
+    banned.write_text(f"{catalog.items[1].item_id}\n")
+    assert score(place, "--category", category, "--exclude-items", banned) == 0
+    for row in published(place)[0].to_pylist():
+        assert catalog.items[row["item_index"]].category == category
+        assert row["item_index"] != 1
+
+
+def test_evaluate_tells_and_keeps_metrics(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    at = ("--warehouse", place / "warehouse")
+    assert cli("evaluate", *at, "--model", place / "model", "--split", "valid") == 0
+    assert cli("evaluate", *at, "--baseline", "popularity", "--split", "valid") == 0
+    assert "ndcg@10" in capsys.readouterr().out
+    rows = Warehouse(str(place / "warehouse")).read_table(schemas.METRICS).to_pylist()
+    assert len(rows) == 12
+    assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows)
+    assert cli("evaluate", *at) == 2
