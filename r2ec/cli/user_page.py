@@ -136,9 +136,11 @@ def _table(*columns: tuple[str, str]) -> Any:
 def _item(row: dict[str, Any]) -> Any:
     from rich.text import Text
 
-    text = Text(screen.printable(row["title"] or row["item_id"] or "(no longer in the catalog)"))
-    if row["store"]:
-        text.append(f"  {screen.printable(row['store'])}", style="dim")
+    title = screen.printable(row["title"] or row["item_id"] or "(no longer in the catalog)")
+    store = screen.printable(row["store"] or "")
+    text = Text(title)
+    if store.casefold() not in title.casefold():
+        text.append(f"  {store}", style="dim")
     return text
 
 

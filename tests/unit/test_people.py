@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from r2ec.cli import screen
+from r2ec.cli import screen, user_page
 from r2ec.cli.main import run
 from tests.factories.warehouse import FIRST_DATE, ITEMS, SECOND_DATE, make_warehouse
 
@@ -34,6 +34,17 @@ def test_show_prints_history_reasoning_and_list_within_80_columns(root, capsys):
     assert places == sorted(places)
     assert "9.750" in recommended
     assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_show_names_the_store_where_the_title_does_not():
+    page = [{"title": "Oak Desk", "item_id": "1", "store": "Halmont"}]
+    page.append({"title": "Halmont Oak Desk", "item_id": "2", "store": "HALMONT"})
+    page.append({"title": None, "item_id": "3", "store": None})
+    assert [str(user_page._item(row)) for row in page] == [
+        "Oak Desk  Halmont",
+        "Halmont Oak Desk",
+        "3",
+    ]
 
 
 def test_show_takes_as_many_items_as_asked_for(root, capsys):
