@@ -1,0 +1,74 @@
+"""Every configuration of the repository is loaded; the defaults are the paper's settings."""
+
+from pathlib import Path
+
+import pytest
+
+from r2ec.config import TrainConfig, load_init_config, load_train_config
+from r2ec.errors import NotReadyError, UsageError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_of_the_repository_is_valid(path: Path) -> None:
+    config = load_train_config(str(path))
+    assert config.contrastive.steps + config.recpo.steps > 0
+    assert load_init_config(str(path)).vocab_size > 0
+
+
+def test_the_defaults_are_the_settings_of_the_paper() -> None:
+    config = TrainConfig()
+    recpo = config.recpo
+    assert (recpo.batch_users, recpo.group_size, recpo.beta, recpo.reward_cutoff) == (
+        24,
+        4,
+        0.05,
+        1000,
+    )
+    assert (recpo.lr, recpo.warmup_steps, recpo.clip_low, recpo.clip_high) == (1e-5, 32, 0.2, 0.2)
+    assert (recpo.sampling.temperature, recpo.sampling.top_k, recpo.sampling.max_new_tokens) == (
+        1.5,
+        200,
+        512,
+    )
+    assert (config.model.tau, config.prompt.history_items, config.engine.zero_stage) == (
+        0.02,
+        20,
+        2,
+    )
+    assert recpo.kl_weight == 0
+
+
+def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("seed = 3\n[recpo]\nsteps = 5\n")
+    config = load_train_config(
+        str(file), ["recpo.steps=9", "recpo.advantage=rloo", "evaluation.ks=[1, 2]"]
+    )
+    assert (config.seed, config.recpo.steps, config.recpo.advantage) == (3, 9, "rloo")
+    assert config.evaluation.ks == (1, 2)
+
+
+def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("seed = = 3")
+    with pytest.raises(UsageError, match=r"a\.toml is not valid TOML"):
+        load_train_config(str(file))
+    with pytest.raises(NotReadyError, match=r"b\.toml does not exist"):
+        load_train_config(str(tmp_path / "b.toml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("recpo.support='top_k'\nrecpo.sampling.top_k=0", "needs recpo.sampling.top_k"),
+        ("contrastive.patience=3", "no effect"),
+        ("engine.zero_stage=3", "zero_stage"),
+    ],
+)
+def test_settings_without_effect_are_refused(tmp_path: Path, override: str, words: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("")
+    with pytest.raises(UsageError, match=words):
+        load_train_config(str(file), override.split("\n"))
