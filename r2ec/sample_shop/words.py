@@ -43,7 +43,7 @@ def item_record(items: Items, index: int, seed: int) -> tuple[dict[str, Any], li
         "description": [_description(rng, kind, brand, theme, motifs)],
         "price": float(items.price_I[index]),
         "store": brand,
-        "categories": [department, kind.plural.title()],
+        "categories": [department, kind.plural.title().replace(" Of ", " of ")],
         "details": {"Brand": brand, "Theme": theme},
         "parent_asin": item_id(index),
     }
