@@ -23,7 +23,12 @@ def k8s() -> None:
 
 def _namespace_option(command: Command) -> Command:
     return click.option(
-        "--namespace", default="r2ec", show_default=True, envvar="R2EC_NAMESPACE", metavar="NAME"
+        "--namespace",
+        default="r2ec",
+        show_default=True,
+        envvar="R2EC_NAMESPACE",
+        metavar="NAME",
+        help="Of the cluster.",
     )(command)
 
 
@@ -49,7 +54,7 @@ def _run_options(command: Command) -> Command:
         click.option("--warehouse", metavar="PATH", help="As the pods see it.  [/data/warehouse]"),
         click.option("--base-model", metavar="DIR", help="As the pods see it.  [/data/base]"),
         click.option("--model", metavar="DIR", help="As the pods see it.  [/data/model]"),
-        click.option("--arg", "arguments", multiple=True, help="One more of the job's command."),
+        click.option("--arg", "arguments", multiple=True, help="One more word of the command."),
         _namespace_option,
     ]
     for option in reversed(options):
@@ -116,7 +121,7 @@ def status(run: str | None, namespace: str, context: str | None) -> None:
 
 @k8s.command()
 @click.argument("kind", type=click.Choice(KINDS[1:]))
-@click.option("--run", required=True, metavar="NAME")
+@click.option("--run", required=True, metavar="NAME", help="Name of the run.")
 @click.option("--index", type=click.IntRange(min=0), help="Only the pod with this index.")
 @click.option("--tail", type=click.IntRange(min=1), metavar="LINES", help="Only the last lines.")
 @_namespace_option
@@ -137,7 +142,7 @@ def logs(
 
 
 @k8s.command()
-@click.option("--run", required=True, metavar="NAME")
+@click.option("--run", required=True, metavar="NAME", help="Name of the run.")
 @click.option("--kind", type=click.Choice(KINDS[1:]), help="Only this job of the run.")
 @_namespace_option
 @_context_option
