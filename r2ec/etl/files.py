@@ -25,14 +25,15 @@ EXTENSIONS = {
 }
 _COMPRESSED = re.compile(r"\.(gz|bz2|zst|lz4|snappy|deflate)$", re.IGNORECASE)
 _SAMPLE_LINES = 200
+LOCAL_SLASHES = "^file:/+"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """One file: its number among the inputs, its address, kind and columns.
 
-    `uri` is the address as Spark reports it for each row; `read_path` is what Spark is told to
-    read (pattern characters escaped). `columns` are empty for a file without a row.
+    `uri` is the address that Spark reports for each row, in its plain form; `read_path` is what
+    Spark is told to read (pattern characters escaped). A file without a row has no `columns`.
     """
 
     number: int
@@ -64,7 +65,7 @@ def find_files(
         statuses = list(_walk(spark, path))
         if not statuses:
             raise NotReadyError(f"{option} {path}: no such file or folder, or nothing in it")
-        found |= {status.getPath().toUri().toString(): status for status in statuses}
+        found |= {plain_uri(status.getPath().toUri().toString()): status for status in statuses}
     files = []
     for number, (uri, status) in enumerate(sorted(found.items())):
         kind, separator = _kind(uri, format, option)
@@ -78,6 +79,11 @@ def find_files(
         )
         files.append(_with_columns(spark, unread))
     return files
+
+
+def plain_uri(uri: str) -> str:
+    """The address in the one form used here; Hadoop writes local ones with one slash or three."""
+    return re.sub(LOCAL_SLASHES, "file:/", uri)
 
 
 def require_columns(

@@ -20,7 +20,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from r2ec.etl.files import InputFile
+from r2ec.etl.files import LOCAL_SLASHES, InputFile
 from r2ec.etl.session import SPLIT_BYTES
 
 # place = number of the file, then the row's position in it: one int64 in the order of the input.
@@ -66,7 +66,7 @@ def _group(spark: SparkSession, files: list[InputFile], columns: dict[str, str])
     text = spark.read.text(paths).select(
         F.col("value"),
         (start + in_partition).alias("position"),
-        F.col("_metadata.file_path").alias("uri"),
+        _uri().alias("uri"),
     )
     text = _numbered(spark, _fewer_partitions(spark, text, files), files)
     is_csv = files[0].format == "csv"
@@ -125,7 +125,7 @@ def _parquet_rows(
     text = F.lit(None).cast("string")
     named = rows.select(
         F.col("_metadata.row_index").alias("position"),
-        F.col("_metadata.file_path").alias("uri"),
+        _uri().alias("uri"),
         F.to_json(F.struct(*[rows[column] for column in rows.columns])).alias("line"),
         text.alias("reason"),
         _typed_time(rows, types, columns.get("time")).alias("typed_time"),
@@ -149,6 +149,10 @@ def _as_text(column: Column, kind: DataType) -> Column:
     if isinstance(kind, (ArrayType, MapType, StructType)):
         return F.to_json(column)
     return column.cast("string")
+
+
+def _uri() -> Column:
+    return F.regexp_replace(F.col("_metadata.file_path"), LOCAL_SLASHES, "file:/")
 
 
 def _numbered(spark: SparkSession, rows: DataFrame, files: list[InputFile]) -> DataFrame:

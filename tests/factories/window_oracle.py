@@ -21,7 +21,7 @@ def core(events, k):
 
 
 def sequences(events, *, window, strict_time=False, ratio=("0.8", "0.1", "0.1")):
-    """(user, history, target, split) of every event with a history; events: (item, rating, time)."""
+    """(user, history, target, split) of every event with a past, events as (item, rating, time)."""
     past, found = defaultdict(list), []
     for user, *event in events:
         before = past[user]

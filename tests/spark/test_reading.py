@@ -1,0 +1,208 @@
+import json
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from r2ec.etl.inputs import InteractionInput
+from r2ec.etl.interactions import find_interactions, read_interactions
+from r2ec.etl.rows import POSITION_BITS
+from r2ec.etl.session import SETTINGS
+from tests.factories.logs import HEADER, make_log, write_csv, write_jsonl, write_lines
+
+pytestmark = pytest.mark.spark
+
+
+def read(spark, *paths, **settings):
+    """Rows of a log by place: user_id, item_id, rating, time, place, line, reason."""
+    log = InteractionInput(paths=tuple(map(str, paths)), **settings)
+    rows = read_interactions(spark, find_interactions(spark, log), log)
+    return rows.orderBy("place").collect()
+
+
+def events(rows):
+    return [(row["user_id"], row["item_id"], row["rating"], row["time"]) for row in rows]
+
+
+def as_events(log):
+    return [(user, item, float(rating), int(time) * 1000) for user, item, rating, time in log]
+
+
+def test_every_format_gives_the_same_events_in_the_same_order(spark, tmp_path):
+    log = make_log(seed=1, events=60)
+    objects = [dict(zip(HEADER, (u, i, float(r), int(t)), strict=True)) for u, i, r, t in log]
+    times = [datetime.fromtimestamp(row["timestamp"] / 1000, UTC) for row in objects]
+    table = pa.Table.from_pylist(objects)
+    column = pa.array(times, pa.timestamp("us", tz="UTC"))
+    pq.write_table(table, tmp_path / "numbers.parquet")
+    pq.write_table(table.set_column(3, "timestamp", column), tmp_path / "times.parquet")
+    iso = [(*row[:3], time.isoformat()) for row, time in zip(log, times, strict=True)]
+    paths = {
+        write_csv(tmp_path / "plain.csv", log): {},
+        write_csv(tmp_path / "packed.csv.gz", log): {},
+        write_lines(tmp_path / "tabs.tsv", ["\t".join(row) for row in [HEADER, *log]]): {},
+        write_lines(tmp_path / "other.txt", [";".join(row) for row in [HEADER, *log]]): {
+            "format": "csv",
+            "delimiter": ";",
+        },
+        write_jsonl(tmp_path / "rows.jsonl", objects): {},
+        write_jsonl(tmp_path / "packed.jsonl.gz", objects): {},
+        write_csv(tmp_path / "iso.csv", iso): {"time_unit": "iso"},
+        tmp_path / "numbers.parquet": {},
+        tmp_path / "times.parquet": {},
+    }
+    for path, settings in paths.items():
+        rows = read(spark, path, **settings)
+        assert events(rows) == as_events(log), path
+        assert {row["reason"] for row in rows} == {None}
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"),
+    [
+        ("s", "1500000000.25"),
+        ("s", "1.50000000025e9"),
+        ("ms", "1500000000250"),
+        ("us", "1500000000250000"),
+    ],
+)
+def test_times_are_microseconds_whatever_their_unit(spark, tmp_path, unit, text):
+    path = write_csv(tmp_path / "log.csv", [("U", "B", "5", text)])
+    assert read(spark, path, time_unit=unit)[0]["time"] == 1_500_000_000_250_000
+
+
+@pytest.fixture
+def small_splits(spark):
+    """Splits of 1,000 bytes: a file of this test is then read by many tasks."""
+    names = ("spark.sql.files.maxPartitionBytes", "spark.sql.files.openCostInBytes")
+    for name in names:
+        spark.conf.set(name, "1000")
+    yield
+    for name in names:
+        spark.conf.set(name, SETTINGS[name])
+
+
+def test_places_follow_file_names_and_positions_however_the_files_are_cut(
+    spark, small_splits, tmp_path
+):
+    log = make_log(seed=2, events=700)
+    # The longest file last, one with a space and a pattern character in its name.
+    cuts = {"a.csv": log[:60], "b [x] é%20.csv": log[60:200], "c.csv": log[200:]}
+    for name, rows in cuts.items():
+        write_csv(tmp_path / name, rows)
+    rows = read(spark, tmp_path)
+    assert events(rows) == as_events(log)
+    numbers = [row["place"] >> POSITION_BITS for row in rows]
+    assert numbers == [0] * 60 + [1] * 140 + [2] * 500
+    assert len({row["place"] for row in rows}) == 700
+
+
+def test_many_small_files_are_read_by_few_tasks_in_the_same_order(spark, tmp_path):
+    log = make_log(seed=4, events=150)
+    for number, row in enumerate(log):
+        write_csv(tmp_path / "days" / f"{number:04d}.csv", [row])
+    found = InteractionInput(paths=(str(tmp_path / "days"),))
+    rows = read_interactions(spark, find_interactions(spark, found), found)
+    assert rows.rdd.getNumPartitions() < 20
+    assert events(rows.orderBy("place").collect()) == as_events(log)
+
+
+def test_folders_patterns_and_repeated_paths_give_each_file_once(spark, tmp_path):
+    log = make_log(seed=5, events=30)
+    write_csv(tmp_path / "day=1" / "a.csv", log[:10])
+    write_jsonl(
+        tmp_path / "day=2" / "b.jsonl.gz",
+        [dict(zip(HEADER, row, strict=True)) for row in log[10:]],
+    )
+    write_lines(tmp_path / "_temporary" / "x.csv", ["not,to,be,read"])
+    write_lines(tmp_path / "day=1" / ".a.csv.crc", ["not to be read"])
+    assert events(read(spark, tmp_path)) == as_events(log)
+    twice = (tmp_path / "day=*", tmp_path / "day=1" / "a.csv")
+    assert events(read(spark, *twice)) == as_events(log)
+
+
+def test_each_csv_file_has_a_header_of_its_own(spark, tmp_path):
+    write_lines(tmp_path / "a.csv", ["\ufeffuser_id,parent_asin,rating,timestamp", "U1,B1,4,1000"])
+    write_lines(tmp_path / "b.csv", ["timestamp,more,parent_asin,user_id", "2000,x,B2,U2", ""])
+    write_lines(tmp_path / "c.csv", ["user_id,parent_asin,rating,timestamp"])
+    assert events(read(spark, tmp_path)) == [
+        ("U1", "B1", 4.0, 10**6),
+        ("U2", "B2", None, 2 * 10**6),
+    ]
+
+
+def test_quotes_and_separators_in_quotes_are_read_as_csv_has_them(spark, tmp_path):
+    lines = [
+        "user_id,parent_asin,rating,timestamp",
+        '"U ""1"", x", B1 ,"4.5","1000"',
+        "U2,B2,,2000",
+    ]
+    rows = read(spark, write_lines(tmp_path / "log.csv", lines))
+    assert events(rows) == [('U "1", x', "B1", 4.5, 10**6), ("U2", "B2", None, 2 * 10**6)]
+
+
+DIRTY_CSV = {
+    "U1,B1": "broken_row",
+    "U1,B1,5,1000,more": "broken_row",
+    'U1,"B1,5,1000': "broken_row",
+    ",B1,5,1000": "missing_user",
+    "  ,B1,5,1000": "missing_user",
+    "U1,,5,1000": "missing_item",
+    "U1,B1,5,": "missing_time",
+    "U1,B1,5,yesterday": "bad_time",
+    "U1,B1,5,99999999999999999999": "bad_time",
+    "U1,B1,5,0": "time_out_of_range",
+    "U1,B1,5,-5": "time_out_of_range",
+    "U1,B1,5,99999999999999": "time_out_of_range",
+    "U1,B1,good,1000": "bad_rating",
+    "U1,B1,NaN,1000": "bad_rating",
+    "U1,B1,Infinity,1000": "bad_rating",
+    "user_id,parent_asin,rating,timestamp": "bad_time",
+}
+DIRTY_JSON = {
+    '{"user_id": "U1", "parent_asin": "B1"': "broken_row",
+    '{"user_id":"U1","parent_asin":"B1","timestamp":1000}{"user_id":"U2"}': "broken_row",
+    '{"user_id":"U1","parent_asin":"B1","timestamp":1000} and more': "broken_row",
+    '[{"user_id":"U1","parent_asin":"B1","timestamp":1000}]': "broken_row",
+    '{"user_id":"U1"},{"user_id":"U2"}': "broken_row",
+    '"U1"': "broken_row",
+    "null": "broken_row",
+    "U1,B1,5,1000": "broken_row",
+    '{"user_id":null,"parent_asin":"B1","timestamp":1000}': "missing_user",
+    '{"user_id":"U1","timestamp":1000}': "missing_item",
+    '{"user_id":"U1","parent_asin":"B1"}': "missing_time",
+    '{"user_id":"U1","parent_asin":"B1","timestamp":[1]}': "bad_time",
+    '{"user_id":"U1","parent_asin":"B1","timestamp":1000,"rating":"x"}': "bad_rating",
+}
+
+
+@pytest.mark.parametrize(("name", "dirty"), [("log.csv", DIRTY_CSV), ("log.jsonl", DIRTY_JSON)])
+def test_a_broken_row_keeps_its_text_and_says_what_is_wrong(spark, tmp_path, name, dirty):
+    good = {
+        "log.csv": ["user_id,parent_asin,rating,timestamp", "U9,B9,3,9000"],
+        "log.jsonl": ['{"user_id":"U9","parent_asin":"B9","rating":3,"timestamp":9000}'],
+    }[name]
+    rows = read(spark, write_lines(tmp_path / name, [*good, *dirty]))
+    assert events(rows[:1]) == [("U9", "B9", 3.0, 9 * 10**6)]
+    assert {row["line"]: row["reason"] for row in rows[1:]} == dirty
+    assert len(rows) == 1 + len(dirty)
+
+
+def test_a_row_in_another_encoding_is_rejected_and_still_readable(spark, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(",".join(HEADER).encode() + b"\nU\xe91,B1,5,1000\nU2,B2,5,2000\n")
+    broken, good = read(spark, path)
+    assert (broken["reason"], good["reason"]) == ("bad_encoding", None)
+    assert broken["line"] == "U\ufffd1,B1,5,1000"
+
+
+def test_a_rejected_parquet_row_is_kept_as_json(spark, tmp_path):
+    rows = [
+        {"user_id": "U1", "parent_asin": "B1", "rating": 5.0, "timestamp": None},
+        {"user_id": "U1", "parent_asin": "B1", "rating": 5.0, "timestamp": 1000},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    broken, good = read(spark, tmp_path / "log.parquet")
+    assert (broken["reason"], good["reason"]) == ("missing_time", None)
+    assert json.loads(broken["line"]) == {"user_id": "U1", "parent_asin": "B1", "rating": 5.0}
