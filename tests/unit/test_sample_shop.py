@@ -81,6 +81,12 @@ def test_same_seed_gives_same_bytes_and_another_seed_others(shop, tmp_path):
         assert (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()
 
 
+def test_the_compressed_files_carry_no_time(shop):
+    folder, _ = shop
+    for name in (RATINGS_FILE, METADATA_FILE):
+        assert (folder / name).read_bytes()[4:8] == bytes(4)  # MTIME of RFC 1952
+
+
 def test_dirt_has_the_stated_shares_and_is_counted(shop):
     folder, counts = shop
     log = read_log(folder)[1:]
