@@ -22,9 +22,21 @@ BASELINES = ("popularity",)
     help="The model is a plain language model: evaluate it untrained, with these settings.",
 )
 @click.option("--baseline", type=click.Choice(BASELINES), help="Instead of a model.")
-@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option(
-    "--k", "ks", multiple=True, type=click.IntRange(min=1), default=(5, 10, 20), show_default=True
+    "--split",
+    type=click.Choice(SPLITS),
+    default="test",
+    show_default=True,
+    help="Which sequences.",
+)
+@click.option(
+    "--k",
+    "ks",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=(5, 10, 20),
+    show_default=True,
+    help="Cut-offs; may be repeated.",
 )
 @click.option("--max-users", type=click.IntRange(min=1), help="A fixed draw of so many.  [all]")
 @click.option(
@@ -34,7 +46,14 @@ BASELINES = ("popularity",)
 )
 @click.option("--name", help="Name of the run in the metrics table.  [default: model or baseline]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
-@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or for programs.",
+)
 def evaluate(
     warehouse: str,
     model_dir: str | None,

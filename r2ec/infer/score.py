@@ -141,6 +141,7 @@ def score_shard(
     with Lease(warehouse, name, what=f"shard {job.shard} of run {plan.run_id} is being scored"):
         writer = ShardWriter(warehouse, plan, job.shard)
         done = writer.finished_parts()
+        records = dict(done)
         scorer = None
         num_parts = 0
         histories = iter_histories(warehouse, plan.date, job.now)
@@ -151,7 +152,7 @@ def score_shard(
                 start = time.monotonic()
                 recommendations, reasoning = scorer.score(users)
                 seconds = time.monotonic() - start
-                writer.write_part(
+                records[part] = writer.write_part(
                     part,
                     recommendations,
                     reasoning,
@@ -159,15 +160,16 @@ def score_shard(
                     wall_seconds=seconds,
                 )
             report(len(users))
-        manifest = writer.finish(num_parts)
-    num_users = sum(part.num_users for part in manifest.parts)
-    num_errors = sum(part.num_errors for part in manifest.parts)
-    if num_errors > max_error_share * num_users:
-        raise GateError(
-            f"{num_errors:,} of {num_users:,} users of shard {job.shard} failed, more than"
-            f" --max-error-share {max_error_share}; see status and error in"
-            f" {warehouse.path(*plan.staging)}/reasoning"
-        )
+        num_users = sum(record.num_users for record in records.values())
+        num_errors = sum(record.num_errors for record in records.values())
+        if num_errors > max_error_share * num_users:
+            # Before the manifest: a shard without one cannot be published.
+            raise GateError(
+                f"{num_errors:,} of {num_users:,} users of shard {job.shard} failed, more than"
+                f" --max-error-share {max_error_share}; see status and error in"
+                f" {warehouse.path(*plan.staging)}/reasoning"
+            )
+        writer.finish(num_parts)
     return ShardResult(
         run_id=plan.run_id,
         shard=job.shard,

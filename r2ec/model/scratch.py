@@ -171,19 +171,18 @@ def pretend_history(
 def pretend_reasoning(items: Sequence[CatalogItem], source: random.Random) -> str:
     """A short thought in the shop's own words about the latest items of a history.
 
-    It names what was bought last and what is known of it; it knows nothing of what comes next.
+    It names what was bought last, then one thing more that is known; nothing of what comes next.
     """
     latest = items[-1]
-    parts = [f"bought {shorten(latest.title, 40)}"]
+    more = []
     if latest.category:
-        parts.append(f"looks at {shorten(latest.category.split(' > ')[-1], 30)}")
-    stores = [item.store for item in items if item.store]
-    if stores:
-        parts.append(f"likes {shorten(max(stores, key=stores.count), 24)}")
+        more.append(f"looks at {shorten(latest.category.split(' > ')[-1], 30)}")
+    if latest.store:
+        more.append(f"likes {shorten(latest.store, 24)}")
     if len(items) > 1:
-        parts.append(f"earlier {shorten(items[-2].title, 30)}")
-    source.shuffle(parts)
-    return "; ".join(parts[:2]) + ". "
+        more.append(f"earlier {shorten(items[-2].title, 40)}")
+    thoughts = [f"bought {shorten(latest.title, 40)}", *source.sample(more, min(1, len(more)))]
+    return "; ".join(thoughts) + ". "
 
 
 def language_loss(model: DualHeadModel, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:

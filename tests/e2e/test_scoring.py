@@ -154,6 +154,7 @@ def test_a_user_with_a_broken_history_does_not_end_the_shard(
     write_histories(Warehouse(str(place / "warehouse")), histories)
     assert score(place) == 4
     assert "--max-error-share" in capsys.readouterr().err
+    assert publish(place) == 3, "a shard that failed the gate must not be published"
     assert score(place, "--max-error-share", 0.1) == 0
     rows = {row["user_id"]: row for row in published(place)[1].to_pylist()}
     assert rows["u003"]["status"] == "error"
