@@ -198,6 +198,10 @@ class InitConfig(Section):
     seed: int = 0
 
 
+class _InitFile(Section):
+    init: InitConfig = InitConfig()
+
+
 def load_train_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training TOML; `overrides` are `section.key=value` with a TOML value.
 
@@ -209,9 +213,12 @@ def load_train_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def load_init_config(path: str | None, overrides: Sequence[str] = ()) -> InitConfig:
-    """Read the `[init]` section of a TOML for `init-model`; the defaults where there is none."""
-    raw = _read_toml(path).get("init", {}) if path else {}
-    return _validate(InitConfig, raw, path or "defaults", overrides)
+    """Read the `[init]` section of a TOML for `init-model`; the defaults where there is none.
+
+    `overrides` are `init.key=value`. Raises as `load_train_config`.
+    """
+    raw = {"init": _read_toml(path).get("init", {}) if path else {}}
+    return _validate(_InitFile, raw, path or "the defaults", overrides).init
 
 
 def _read_toml(path: str) -> dict[str, Any]:

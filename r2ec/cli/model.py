@@ -1,23 +1,27 @@
 """`init-model`, `train`, `embed`: from a catalog to a model and its item rows."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from r2ec.cli.options import warehouse_option
+from r2ec.cli.options import Command, warehouse_option
 from r2ec.config import TrainConfig, load_init_config, load_train_config
 from r2ec.logs import get_logger
 
 _LOG = get_logger(__name__)
 
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting, such as recpo.steps=10; may be repeated.",
-)
+
+def set_option(example: str) -> Callable[[Command], Command]:
+    """`--set KEY=VALUE`: change one setting of the configuration file."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=f"Change one setting, such as {example}; may be repeated.",
+    )
 
 
 @click.command(epilog="Example: r2ec-cli init-model --warehouse warehouse --output model-base")
@@ -26,7 +30,7 @@ set_option = click.option(
 @click.option("--config", "config_file", metavar="TOML", help="Sections [init], [prompt], [model].")
 @click.option("--from", "source", metavar="DIR", help="Take this Hugging Face directory as it is.")
 @click.option("--catalog-version", metavar="DAY", help="Catalog to learn the words from.  [latest]")
-@set_option
+@set_option("init.num_layers=4")
 def init_model(
     warehouse: str,
     output: str,
@@ -79,7 +83,7 @@ def init_model(
 @click.option("--output", metavar="DIR", help="Instead of paths.output.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
 @click.option("--fresh", is_flag=True, help="Throw away what the run folder holds.")
-@set_option
+@set_option("recpo.steps=10")
 def train(
     config_file: str,
     warehouse: str | None,

@@ -133,7 +133,7 @@ def warm_up(
 
 def warm_up_row(encoder: PromptEncoder, catalog: Catalog, source: random.Random) -> list[int]:
     """Ids of one pretended user: prompt, reasoning, marker, end of turn."""
-    history, items = pretend_history(catalog, source, longest=8)
+    history, items = pretend_history(catalog, source, longest=4)
     prompt = encoder.user_ids_from_items(history, items)
     return prompt + reasoning_ids(encoder, items, source)
 

@@ -14,7 +14,13 @@ from torch import Tensor
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.logs import get_logger
-from r2ec.model.checkpoint import ModelCard, load_base, load_card, save_model
+from r2ec.model.checkpoint import (
+    ModelCard,
+    check_hugging_face,
+    load_base,
+    load_card,
+    save_model,
+)
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.advantage import group_advantages, zero_variance
 from r2ec.recpo.batches import batch_at, learning_rate
@@ -80,6 +86,7 @@ def run(config: TrainConfig, *, resume: bool, fresh: bool) -> dict[str, dict[str
 
     Raises `UsageError` if the run folder holds another run, `NotReadyError` if input is missing.
     """
+    check_hugging_face(config.paths.base_model)
     world = World()
     try:
         return _run(config, world, resume=resume, fresh=fresh)

@@ -50,6 +50,12 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:
     assert config.evaluation.ks == (1, 2)
 
 
+def test_init_overrides_name_their_section(tmp_path: Path) -> None:
+    assert load_init_config(None, ["init.num_layers=5"]).num_layers == 5
+    with pytest.raises(UsageError, match="num_layers"):
+        load_init_config(None, ["num_layers=5"])
+
+
 def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("seed = = 3")
