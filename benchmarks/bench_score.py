@@ -28,7 +28,7 @@ def build(hidden_size: int) -> tuple[DualHeadModel, PromptEncoder]:
     """A Qwen2-shaped model of random weights whose rows end after different lengths."""
     tokenizer = train_tokenizer(iter(["printer ink paper lamps guitars strings <answer>"]), 300)
     config = InitConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=300,
         hidden_size=hidden_size,
         intermediate_size=3 * hidden_size,
         num_layers=6,

@@ -63,8 +63,8 @@ def build_user_row(
     history = _thin(example.history, history_dropout, source)
     prompt = encoder.user_ids(history, catalog)
     if source.random() < reasoning_share:
-        items = [catalog.items[index] for index in history.item_index]
-        ids = prompt + reasoning_ids(encoder, items, source)
+        latest = catalog.items[history.item_index[-1]]
+        ids = prompt + reasoning_ids(encoder, latest)
         return UserRow(example=example, ids=ids, first_language=len(prompt))
     ids = prompt + list(encoder.marker_ids)
     return UserRow(example=example, ids=ids, first_language=len(ids))

@@ -1,0 +1,175 @@
+"""One step of RecPO: rollouts, rewards, advantages, update."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from r2ec.model.dual_head import DualHeadModel
+from r2ec.recpo.advantage import group_advantages, zero_variance
+from r2ec.recpo.batches import batch_at, learning_rate
+from r2ec.recpo.items import ItemTable, LiveRows
+from r2ec.recpo.reward import fused_rewards
+from r2ec.recpo.rollout import Group, sample_rollouts
+from r2ec.recpo.stage import peak_memory_bytes
+from r2ec.recpo.update import (
+    UpdateBatch,
+    UpdateFigures,
+    UpdateSettings,
+    build_samples,
+    old_item_logprobs,
+    update_policy,
+)
+from r2ec.recpo.workplace import Workplace
+from r2ec.retrieval.rank import target_ranks, target_softmax
+from r2ec.sampler import SamplingSettings
+
+
+def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
+    """One step of RecPO on one global batch; returns its figures, the same on all ranks."""
+    config, world, engine = place.config, place.world, place.engine
+    settings = config.recpo
+    start = time.monotonic()
+    users = batch_at(place.data.train, step, settings.batch_users, config.seed)
+    targets = [example.target_index for example in users]
+    groups = sample_rollouts(
+        engine.model,
+        place.encoder,
+        place.data.catalog,
+        world.share(users),
+        SamplingSettings(
+            temperature=settings.sampling.temperature,
+            top_k=settings.sampling.top_k,
+            top_p=settings.sampling.top_p,
+            max_new_tokens=settings.sampling.max_new_tokens,
+            keep_support=settings.support == "top_k",
+            seed=config.seed,
+        ),
+        step=step,
+        group_size=settings.group_size,
+        batch_rows=settings.sampling.batch_rows,
+    )
+    rollout_seconds = time.monotonic() - start
+    refresh_table(place, step, targets)
+    rewards_BG = rollout_rewards(
+        engine.model, groups, place.table, settings.beta, settings.reward_cutoff
+    )
+    advantages_BG = group_advantages(rewards_BG, settings.advantage)
+    batch = build_batch(place, groups, advantages_BG, targets)
+    update = UpdateSettings(
+        temperature=settings.sampling.temperature,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        token_norm=settings.token_norm,
+        item_weight=settings.item_weight,
+        item_softmax=settings.item_softmax,
+        kl_weight=settings.kl_weight,
+        micro_batch_rows=settings.micro_batch_rows,
+    )
+    old_items = old_item_logprobs(engine, batch, place.table, settings.item_softmax)
+    lr = learning_rate(step, settings.lr, settings.warmup_steps)
+    for _ in range(settings.updates_per_rollout):
+        figures, norm = update_policy(
+            engine,
+            batch,
+            place.table,
+            old_items,
+            update,
+            pad_id=place.pad_id,
+            lr=lr,
+            reference=place.reference,
+        )
+    if step % config.recpo.eval_every == 0 and groups:
+        sample = groups[0].completions[0]
+        place.journal.log_text("recpo", step, "reasoning", place.encoder.reasoning_text(sample.ids))
+    result = step_figures(place, groups, rewards_BG, figures)
+    return result | {
+        "grad_norm": norm,
+        "lr": lr,
+        "rollout_seconds": rollout_seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def refresh_table(place: Workplace, step: int, targets: list[int]) -> None:
+    """The whole table every `refresh_every` steps; the batch's target rows before each reward."""
+    if step % place.config.recpo.refresh_every == 0 or place.table.table_IH.numel() == 0:
+        place.table.refresh(place.engine)
+    else:
+        place.table.put(targets, LiveRows(place.engine, place.table, targets).rows_CH.detach())
+
+
+def rollout_rewards(
+    model: DualHeadModel, groups: list[Group], table: ItemTable, beta: float, cutoff: int
+) -> Tensor:
+    """Fused rewards (B, G) of this rank's rollouts, from their user states and the item table."""
+    if not groups:
+        return torch.zeros(0, 2)
+    group_size = len(groups[0].completions)
+    states_NH = torch.stack([c.state_H for group in groups for c in group.completions])
+    target_N = torch.tensor([g.target_index for g in groups for _ in range(group_size)])
+    states_NH, target_N = states_NH.to(model.device), target_N.to(model.device)
+    ranks_N = target_ranks(
+        states_NH, table.table_IH, target_N, temperature=model.temperature, ties="worst"
+    )
+    probability_N = target_softmax(
+        states_NH, table.table_IH, target_N, temperature=model.temperature
+    )
+    rewards_N = fused_rewards(ranks_N, probability_N, beta=beta, cutoff=cutoff)
+    return rewards_N.view(len(groups), group_size).cpu()
+
+
+def build_batch(
+    place: Workplace, groups: list[Group], advantages_BG: Tensor, targets: list[int]
+) -> UpdateBatch:
+    """Put the global denominators beside this rank's rollouts."""
+    settings = place.config.recpo
+    sampled = sum(c.num_sampled for group in groups for c in group.completions)
+    tokens = sum(place.world.gather(sampled))
+    rows = place.world.largest_share(len(targets)) * settings.group_size
+    return UpdateBatch(
+        groups=groups,
+        samples=build_samples(groups, advantages_BG),
+        targets_C=targets,
+        num_users=len(targets),
+        group_size=settings.group_size,
+        mean_tokens=tokens / (len(targets) * settings.group_size),
+        num_chunks=-(-rows // settings.micro_batch_rows),
+    )
+
+
+def step_figures(
+    place: Workplace, groups: list[Group], rewards_BG: Tensor, figures: UpdateFigures
+) -> dict[str, float | None]:
+    """Means over the global batch."""
+    completions = [c for group in groups for c in group.completions]
+    parts = place.world.gather(
+        {
+            "rewards": rewards_BG,
+            "zero": int(zero_variance(rewards_BG).sum()) if len(groups) else 0,
+            "tokens": [c.num_sampled for c in completions],
+            "reasons": [c.finish_reason for c in completions],
+            "update": {name: getattr(figures, name) for name in UpdateFigures.__slots__},
+        }
+    )
+    rewards = torch.cat([part["rewards"].flatten() for part in parts])
+    lengths = [length for part in parts for length in part["tokens"]]
+    reasons = [reason for part in parts for reason in part["reasons"]]
+    total = {name: sum(part["update"][name] for part in parts) for name in UpdateFigures.__slots__}
+    tokens = max(1.0, total["tokens"])
+    num_users = len(rewards) // place.config.recpo.group_size
+    return {
+        "reward_mean": rewards.mean().item(),
+        "reward_std": rewards.std(correction=0).item(),
+        "zero_variance_share": sum(part["zero"] for part in parts) / num_users,
+        "token_loss": total["token_loss"],
+        "item_loss": total["item_loss"],
+        "kl": total["kl"],
+        "clip_fraction": total["clipped"] / tokens,
+        "ratio_mean": total["ratio_sum"] / tokens if total["tokens"] else None,
+        "ratio_max": max(part["update"]["ratio_max"] for part in parts),
+        "entropy": total["entropy_sum"] / tokens,
+        "reasoning_tokens": sum(lengths) / len(lengths),
+        "marker_share": reasons.count("marker") / len(reasons),
+        "length_share": reasons.count("length") / len(reasons),
+    }

@@ -1,0 +1,169 @@
+"""What a stage works with: data, model under DeepSpeed, item table, journal."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2ec.config import TrainConfig
+from r2ec.errors import NotReadyError
+from r2ec.model.checkpoint import (
+    ModelCard,
+    load_base,
+)
+from r2ec.model.dual_head import DualHeadModel
+from r2ec.recpo.engine import Engine, World
+from r2ec.recpo.items import ItemTable
+from r2ec.recpo.journal import Journal
+from r2ec.recpo.stage import StagePlan, run_stage
+from r2ec.recpo.update import (
+    frozen_copy,
+)
+from r2ec.recpo.validation import validation_ranks
+from r2ec.storage import Warehouse
+from r2ec.tables import Catalog, Example, load_catalog, load_examples
+from r2ec.text.prompts import TEMPLATE_VERSION
+from r2ec.text.tokens import PromptEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What a run reads from the warehouse."""
+
+    catalog: Catalog
+    train: list[Example]
+    valid: list[Example]
+
+
+@dataclass(slots=True)
+class Workplace:
+    """One stage's model and what stands around it."""
+
+    config: TrainConfig
+    world: World
+    data: Data
+    journal: Journal
+    run_dir: Path
+    engine: Engine
+    table: ItemTable
+    encoder: PromptEncoder
+    tokenizer: Any
+    reference: DualHeadModel | None
+
+    @property
+    def pad_id(self) -> int:
+        """Any token: padding is masked."""
+        return next(iter(self.encoder.stop_ids))
+
+
+def load_data(config: TrainConfig) -> Data:
+    """Catalog, training examples, and a fixed draw of the valid split."""
+    warehouse = Warehouse(config.paths.warehouse)
+    catalog = load_catalog(warehouse)
+    train = load_examples(warehouse, "train")
+    valid = load_examples(warehouse, "valid")
+    if not train or not valid:
+        raise NotReadyError(
+            f"{config.paths.warehouse}: {len(train)} train and {len(valid)} valid sequences; both"
+            " are needed. Use more events, or other split bounds in jobs/build_sequences.py"
+        )
+    if len(valid) > config.evaluation.max_valid_users:
+        valid = random.Random(0).sample(valid, config.evaluation.max_valid_users)
+    return Data(catalog=catalog, train=train, valid=valid)
+
+
+def open_workplace(
+    config: TrainConfig,
+    world: World,
+    data: Data,
+    journal: Journal,
+    run_dir: Path,
+    source: str,
+    *,
+    weight_decay: float,
+    with_reference: bool,
+) -> Workplace:
+    """Load the weights a stage starts from and put DeepSpeed around them."""
+    model, encoder, tokenizer = load_base(
+        source, model=config.model, prompt=config.prompt, device=world.device
+    )
+    rows = [encoder.item_ids(item) for item in data.catalog.items]
+    reference = frozen_copy(model) if with_reference else None
+    engine = Engine(
+        world,
+        model,
+        zero_stage=config.engine.zero_stage,
+        gradient_clipping=config.engine.gradient_clipping,
+        weight_decay=weight_decay,
+    )
+    return Workplace(
+        config=config,
+        world=world,
+        data=data,
+        journal=journal,
+        run_dir=run_dir,
+        engine=engine,
+        table=ItemTable(world, rows, next(iter(encoder.stop_ids))),
+        encoder=encoder,
+        tokenizer=tokenizer,
+        reference=reference,
+    )
+
+
+def run_plan(
+    place: Workplace,
+    name: str,
+    steps: int,
+    eval_every: int,
+    patience: int,
+    run_step: Any,
+    *,
+    reasoning_budget: int,
+    resume: bool,
+) -> dict[str, float]:
+    """Run one stage at this workplace; see `run_stage`. The budget is that of its evaluations."""
+    config, data = place.config, place.data
+    plan = StagePlan(
+        name=name,
+        steps=steps,
+        eval_every=eval_every,
+        patience=patience,
+        checkpoint_every=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+        run_step=run_step,
+        evaluate=lambda: validation_ranks(
+            place.engine,
+            place.table,
+            place.encoder,
+            data.catalog,
+            data.valid,
+            reasoning_budget=reasoning_budget,
+            batch_rows=config.evaluation.batch_rows,
+        ),
+        card=lambda metrics: build_card(config, data, metrics),
+    )
+    return run_stage(
+        plan,
+        place.engine,
+        place.table,
+        place.tokenizer,
+        place.journal,
+        place.run_dir,
+        resume=resume,
+    )
+
+
+def build_card(config: TrainConfig, data: Data, metrics: dict[str, float]) -> ModelCard:
+    """The card of a model trained with this configuration on this catalog."""
+    return ModelCard(
+        tau=config.model.tau,
+        marker=config.model.marker,
+        prompt=json.loads(config.prompt.model_dump_json()),
+        template_version=TEMPLATE_VERSION,
+        catalog_version=data.catalog.version,
+        catalog_fingerprint=data.catalog.fingerprint(),
+        catalog_items=data.catalog.num_items,
+        training=json.loads(config.model_dump_json()),
+        metrics=metrics,
+    )
