@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -60,7 +61,7 @@ def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
     log = _log_input(args, mapping["interactions"]) if args.interactions else None
     if log is None and args.version is None:
         raise UsageError("without --interactions the catalog needs a --version (an ISO day)")
-    settings, named = _settings(args, ITEM_OPTIONS, mapping["items"])
+    settings, named = _settings(args, ItemInput, ITEM_OPTIONS, mapping["items"])
     if "item_column" not in settings and log is not None:
         settings["item_column"] = log.item_column
     return CatalogJob(
@@ -158,21 +159,30 @@ def _add_log(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _log_input(args: argparse.Namespace, mapping: dict[str, str]) -> InteractionInput:
-    settings, named = _settings(args, LOG_OPTIONS, mapping)
+    settings, named = _settings(args, InteractionInput, LOG_OPTIONS, mapping)
     return InteractionInput(paths=tuple(args.interactions), named=named, **settings)
 
 
 def _settings(
-    args: argparse.Namespace, options: dict[str, str], mapping: dict[str, str]
+    args: argparse.Namespace,
+    kind: type[InteractionInput] | type[ItemInput],
+    options: dict[str, str],
+    mapping: dict[str, str],
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """What the mapping and, above it, the options say; and the names that either of them gave."""
+    """What the mapping and, above it, the options say; and the names that were asked for.
+
+    A mapping that repeats a default asks for nothing: the ready ones serve shops with fewer columns.
+    """
+    defaults = {field.name: field.default for field in fields(kind)}
     given = {field: getattr(args, option) for option, field in options.items()}
     settings = mapping | {field: value for field, value in given.items() if value is not None}
     if len(settings.get("delimiter", ",").encode().decode("unicode_escape")) != 1:
         raise UsageError(f"delimiter {settings['delimiter']!r}: give one character (a tab: '\\t')")
     if "delimiter" in settings:
         settings["delimiter"] = settings["delimiter"].encode().decode("unicode_escape")
-    return settings, frozenset(settings)
+    asked_for = {field for field, value in given.items() if value is not None}
+    differing = {field for field, value in mapping.items() if value != defaults[field]}
+    return settings, frozenset(asked_for | differing)
 
 
 def _warehouse(args: argparse.Namespace) -> str:

@@ -50,6 +50,7 @@ def open_session(app_name: str) -> SparkSession:
     builder = SparkSession.builder.appName(app_name)
     # Spark's progress bar overwrites its line: right on a terminal, noise in a log.
     builder = builder.config("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
+    builder = builder.config("spark.log.level", "WARN")
     if "SPARK_ENV_LOADED" not in os.environ:
         # Not under spark-submit: on one machine the web page and its port are of no use.
         builder = builder.config("spark.ui.enabled", "false")

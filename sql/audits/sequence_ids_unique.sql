@@ -11,5 +11,5 @@ GROUP BY sequence_id
 HAVING
     count(*) > 1
     OR min(cardinality(history_item_index)) = 0
-    OR max(abs(cardinality(history_item_index) - cardinality(history_time))) > 0
-    OR max(abs(cardinality(history_item_index) - cardinality(history_rating))) > 0
+    OR count_if(cardinality(history_item_index) <> cardinality(history_time)) > 0
+    OR count_if(cardinality(history_item_index) <> cardinality(history_rating)) > 0

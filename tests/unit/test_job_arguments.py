@@ -16,8 +16,17 @@ def test_options_win_over_the_mapping_and_the_mapping_over_the_defaults():
     job = parse_sequences_job([*LOG, "--mapping", "movielens", "--time-unit", "us"])
     log = job.interactions
     assert (log.user_column, log.time_column, log.time_unit) == ("userId", "timestamp", "us")
+    assert "rating" not in log.required()
+    log = parse_sequences_job([*LOG, "--rating-column", "rating"]).interactions
     assert "rating" in log.required()
-    assert "rating" not in parse_sequences_job(LOG).interactions.required()
+
+
+def test_a_mapping_asks_for_the_columns_whose_names_differ_from_the_defaults():
+    items = ["--items", "m.csv"]
+    job = parse_catalog_job([*LOG, *items, "--mapping", "movielens"])
+    assert job.items.required() == {"item", "categories"}
+    job = parse_catalog_job([*LOG, *items, "--mapping", "amazon2023"])
+    assert job.items.required() == {"item"}
 
 
 def test_items_take_the_id_column_of_the_log():
