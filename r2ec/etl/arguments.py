@@ -171,7 +171,7 @@ def _settings(
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """What the mapping and, above it, the options say; and the names that were asked for.
 
-    A mapping that repeats a default asks for nothing: the ready ones serve shops with fewer columns.
+    A mapping that repeats a default asks for nothing: ready ones serve shops with fewer columns.
     """
     defaults = {field.name: field.default for field in fields(kind)}
     given = {field: getattr(args, option) for option, field in options.items()}
