@@ -25,13 +25,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("vocab_size = 3000", "vocab_size = 1500"),
         ("hidden_size = 128", "hidden_size = 64"),
         ("intermediate_size = 256", "intermediate_size = 128"),
-        ("warmup_steps = 140", "warmup_steps = 120"),
-        ("steps = 140", "steps = 60"),
+        ("warmup_steps = 120", "warmup_steps = 100"),
+        ("steps = 135", "steps = 60"),
         ("batch_users = 128", "batch_users = 64"),
-        ("eval_every = 70", "eval_every = 60"),
-        ("steps = 30", "steps = 4"),
-        ("eval_every = 15", "eval_every = 2"),
-        ("max_valid_users = 600", "max_valid_users = 300"),
+        ("eval_every = 45", "eval_every = 60"),
+        ("steps = 24", "steps = 4"),
+        ("eval_every = 12", "eval_every = 2"),
+        ("max_valid_users = 500", "max_valid_users = 300"),
     ):
         assert before in text, f"configs/demo.toml has no {before!r}"
         text = text.replace(before, after, 1)
