@@ -1,12 +1,31 @@
--- No event of a history lies after its target.
--- grain: one row per history event that is later than its target
+-- No history runs beyond its target: its last event is not later, and is not the target itself.
+-- Where histories run from old to new (history_oldest_first), the last event stands for all.
+-- grain: one row per sequence that breaks this
 -- reads: sequences
 -- params: none
+WITH last_events AS (
+    SELECT
+        sequence_id,
+        user_id,
+        target_item_index,
+        target_rating,
+        target_time,
+        try_element_at(history_item_index, -1) AS item_index,
+        try_element_at(history_rating, -1) AS rating,
+        try_element_at(history_time, -1) AS event_time
+    FROM sequences
+)
+
 SELECT
-    sequences.sequence_id,
-    sequences.user_id,
-    sequences.target_time,
-    event.history_time
-FROM sequences,
-    LATERAL unnest(sequences.history_time) AS event (history_time)
-WHERE event.history_time > sequences.target_time
+    sequence_id,
+    user_id,
+    event_time,
+    target_time
+FROM last_events
+WHERE
+    event_time > target_time
+    OR (
+        event_time = target_time
+        AND item_index = target_item_index
+        AND rating IS NOT DISTINCT FROM target_rating
+    )

@@ -31,20 +31,24 @@ def make_log(*, seed: int = 0, users: int = 30, items: int = 15, events: int = 4
 
 
 def make_items(rows: list[Event]) -> list[dict[str, object]]:
-    """One metadata row per item of the log, in an order that is not that of the ids."""
+    """One metadata row per item of the log, in an order that is not that of the ids.
+
+    Every third has features instead of a description; all have the lifetime statistics of a shop.
+    """
     ids = sorted({row[1] for row in rows}, key=lambda item: item[::-1])
     return [
         {
             "parent_asin": item,
             "title": f"Thing {item} &amp; more",
-            "description": [f"<p>About {item}.</p>", "Second part"],
+            "description": [f"<p>About {item}.</p>", "Second part"] if number % 3 else [],
+            "features": ["Sturdy", "Light"],
             "categories": ["Things", f"Kind {item[-1]}"],
             "store": "Acme",
             "price": "12.50",
             "average_rating": 4.5,
             "rating_number": 1000,
         }
-        for item in ids
+        for number, item in enumerate(ids)
     ]
 
 

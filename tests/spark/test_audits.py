@@ -48,7 +48,7 @@ GOOD = {
         sequence(1, "train", 2, (0, 1)),
         sequence(2, "train", 2, (0, 1), (1, 2)),
         sequence(3, "valid", 3, (1, 2)),
-        sequence(4, "test", 4, (2, 3)),
+        sequence(4, "test", 4, (2, 4)),
     ],
     "histories": [
         {"user_id": user, "date": date(2024, 1, 4), "history_hash": "h", **past((0, 1), (2, 4))}
@@ -57,7 +57,7 @@ GOOD = {
 }
 # Audit -> what makes it fail: table, row, and the columns that are changed there.
 FAULTS = {
-    "history_before_target": ("sequences", 3, past((2, 5))),
+    "history_before_target": ("sequences", 3, past((2, 3), (2, 5))),
     "history_oldest_first": ("sequences", 1, past((1, 2), (0, 1))),
     "splits_share_no_time": ("sequences", 2, {"target_time": moment(2), **past((1, 1))}),
     "sequence_ids_unique": ("sequences", 1, {"sequence_id": 1}),
@@ -68,6 +68,7 @@ FAULTS = {
     "histories_within_date": ("histories", 1, past((0, 5))),
 }
 MORE_FAULTS = [
+    ("history_before_target", "sequences", 3, {"target_item_index": 2, "target_rating": 5.0}),
     ("sequence_ids_unique", "sequences", 0, past()),
     ("sequence_ids_unique", "sequences", 0, {"history_rating": [1.0, 2.0]}),
     ("sequences_items_known", "sequences", 0, {"target_item_index": 3}),
@@ -95,6 +96,8 @@ def run_in_spark(spark, rows):
 def failing_in_duckdb(rows):
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        for file in sql_files.read_folder("duckdb"):
+            connection.execute(file.text)
         for name, table in tables(rows).items():
             connection.register(name, table)
         results = {
