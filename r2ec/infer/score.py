@@ -188,7 +188,8 @@ class Scorer:
         self._loaded: LoadedModel = load_model(job.model_dir, device=default_device(device))
         table_IH = load_embeddings(job.warehouse, self._loaded.card.fingerprint, job.catalog)
         self._table_IH = table_IH.to(self._loaded.model.device)
-        self._allowed_I = allowed_items(job.catalog, job.settings)
+        allowed_I = allowed_items(job.catalog, job.settings)
+        self._allowed_I = None if allowed_I is None else allowed_I.to(self._table_IH.device)
 
     def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:
         """Recommendations and reasoning of these users; a user who fails has status `error`."""
