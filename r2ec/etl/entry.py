@@ -1,5 +1,6 @@
 """The border of a job's process: runs it, prints its summary, turns errors into exit codes."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -39,7 +40,12 @@ def _exit(message: str, code: int) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost cause that Spark reports, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The innermost cause that Spark reports, and the file it was reading, in one line."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by: ")]
-    return causes[-1].removeprefix("Caused by: ") if causes else lines[0]
+    cause = causes[-1].removeprefix("Caused by: ") if causes else lines[0]
+    read = re.search(r"error while reading file (\S+?)\.?\s", text)
+    if read is None:
+        return cause
+    return f"{read[1]} cannot be read: {cause}; fetch the file again or leave it out"

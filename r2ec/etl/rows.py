@@ -101,7 +101,8 @@ def _parsed_csv(file: InputFile) -> Column:
 
 def _parsed_json(columns: dict[str, str]) -> Column:
     """The line as the only element of an array: text after the object is then an error too."""
-    row = StructType([StructField(column, StringType()) for column in dict.fromkeys(columns.values())])
+    wanted = dict.fromkeys(columns.values())
+    row = StructType([StructField(column, StringType()) for column in wanted])
     return F.from_json(F.concat(F.lit("["), F.col("value"), F.lit("]")), ArrayType(row))
 
 

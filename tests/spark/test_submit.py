@@ -144,6 +144,21 @@ def test_an_unwritable_warehouse_is_named(bare, shop, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_breaks_off_is_named(bare, shop, tmp_path):
+    log, items = shop
+    where = ("--warehouse", tmp_path / "w")
+    done = run_job(bare, "build_catalog", "--items", items, "--version", "2024-01-01", *where)
+    assert done.returncode == 0, done.stderr
+    cut = tmp_path / "cut.csv.gz"
+    cut.write_bytes(log.read_bytes()[:-500])
+    done = run_job(bare, "build_sequences", "--interactions", cut, *where)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: Spark: file:")
+    assert "/cut.csv.gz cannot be read: java.io.EOFException" in last
+    assert contents(tmp_path / "w").keys() == {"catalog/version=2024-01-01"}
+
+
 def test_a_killed_job_leaves_the_tables_as_they_were_and_the_next_one_replaces_them(
     bare, shop, tmp_path
 ):
