@@ -5,6 +5,9 @@ Shapes: B users, G rollouts.
 
 from torch import Tensor
 
+# A reward's relative rounding: float32 states, through cosines over a small temperature.
+ROUNDING = 1e-5
+
 
 def group_advantages(rewards_BG: Tensor, kind: str = "grpo") -> Tensor:
     """Advantages (B, G) within each group; exactly 0 where all rewards of a group are equal.
@@ -28,8 +31,13 @@ def group_advantages(rewards_BG: Tensor, kind: str = "grpo") -> Tensor:
 
 
 def zero_variance(rewards_BG: Tensor) -> Tensor:
-    """True for each group whose rewards are all equal (B,): such a group teaches nothing."""
-    return (rewards_BG == rewards_BG[:, :1]).all(dim=1)
+    """True for each group whose rewards are all equal (B,): such a group teaches nothing.
+
+    Equal means within a relative `ROUNDING`: rollouts with one text differ by their rounding in
+    the batch, and dividing by the standard deviation would blow that up to whole advantages.
+    """
+    spread_B = rewards_BG.amax(dim=1) - rewards_BG.amin(dim=1)
+    return spread_B <= ROUNDING * rewards_BG.abs().amax(dim=1)
 
 
 def best_rollout(advantages_BG: Tensor) -> Tensor:

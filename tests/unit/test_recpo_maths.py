@@ -55,6 +55,13 @@ def test_equal_rewards_give_exactly_zero_advantage(kind: str, reward: float) -> 
     assert zero_variance(rewards).all()
 
 
+def test_rounding_of_equal_rewards_is_not_blown_up_and_small_true_differences_count() -> None:
+    noise = torch.tensor([[0.3, 0.3 + 3e-8, 0.3 - 3e-8]])
+    assert (group_advantages(noise) == 0).all()
+    small = torch.tensor([[1e-6, 2e-6, 3e-6]])
+    assert group_advantages(small)[0, 2].item() > 1.0
+
+
 def test_a_group_of_one_and_an_unknown_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="2 or more"):
         group_advantages(torch.ones(3, 1))
