@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from r2ec import schemas
-from r2ec.errors import NotReadyError, UsageError
+from r2ec.errors import NotReadyError, R2ecError, UsageError
 
 BUILT_BY = {
     "catalog": "spark-submit jobs/build_catalog.py",
@@ -258,14 +258,14 @@ class Warehouse:
             self.filesystem.delete_file(self.path(*parts))
 
     def check_writable(self) -> None:
-        """Raise `UsageError` with the path and the remedy when nothing can be written here."""
+        """Raise `R2ecError` with the path and the remedy when nothing can be written here."""
         probe = ("_staging", f".write-check-{uuid.uuid4().hex}")
         try:
             self.replace_file(b"", *probe)
             self.remove_file(*probe)
         except OSError as error:
             remedy = "the bucket, keys and AWS_ENDPOINT_URL" if self.is_s3 else "its permissions"
-            raise UsageError(
+            raise R2ecError(
                 f"cannot write to the warehouse {self.path()}: {error.strerror or error}; "
                 f"check {remedy}, the free space, or give another place by --warehouse"
             ) from error

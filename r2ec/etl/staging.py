@@ -15,7 +15,6 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
-from r2ec.errors import R2ecError, UsageError
 from r2ec.storage import Warehouse
 
 STAGING = ("_staging", "etl")
@@ -73,10 +72,7 @@ def open_staging(warehouse: Warehouse, job: str) -> Staging:
 
     Raises R2ecError when the warehouse cannot be written to.
     """
-    try:
-        warehouse.check_writable()
-    except UsageError as error:
-        raise R2ecError(str(error)) from error
+    warehouse.check_writable()
     for run in _runs(warehouse):
         if warehouse.exists(*STAGING, run, _READY):
             _finish(warehouse, run)

@@ -45,8 +45,8 @@ def publish(
 
     `price_per_hour` of one device gives `cost_per_1000_users` in `runs`. Raises `NotReadyError`
     when nothing, or not every shard, is scored; `DamagedRunError` when the staged files are not
-    what was scored; `UsageError` for a warehouse that cannot be written to, an unknown or
-    ambiguous run; `LeaseHeldError` while another publisher is at the date.
+    what was scored; `UsageError` for an unknown or ambiguous run; `R2ecError` for a warehouse that
+    cannot be written to; `LeaseHeldError` while another publisher is at the date.
     """
     _check_date(date)
     warehouse.check_writable()

@@ -47,8 +47,8 @@ class ShardWriter:
                 writer.write_part(part, ranked, reasons, device_seconds=…, wall_seconds=…)
         writer.finish(num_parts)
 
-    Raises `UsageError` when the warehouse cannot be written to, the shard is none of the plan, or
-    another plan was staged under the same run id.
+    Raises `R2ecError` when the warehouse cannot be written to, `UsageError` when the shard is none
+    of the plan or another plan was staged under the same run id.
     """
 
     def __init__(self, warehouse: Warehouse, plan: RunPlan, shard: int) -> None:

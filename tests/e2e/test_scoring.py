@@ -233,6 +233,16 @@ def test_a_plain_language_model_is_refused_with_the_remedy(
     assert "has no r2ec.json" in capsys.readouterr().err
 
 
+def test_a_warehouse_that_cannot_be_written_to_is_named(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    shutil.rmtree(place / "warehouse" / "_staging", ignore_errors=True)
+    (place / "warehouse" / "_staging").write_text("a file where a folder must be")
+    assert score(place) == 1
+    assert f"cannot write to the warehouse {place / 'warehouse'}" in capsys.readouterr().err
+
+
 def test_categories_and_excluded_items_bound_the_lists(shop: tuple[Path, Catalog]) -> None:
     place, catalog = shop
     category = catalog.items[1].category

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2ec import schemas
-from r2ec.errors import NotReadyError, UsageError
+from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.storage import Warehouse
 
 
@@ -154,10 +154,11 @@ def test_a_cut_off_move_goes_on(warehouse: Warehouse) -> None:
     assert not warehouse.exists("live")
 
 
-def test_an_unwritable_warehouse_is_a_usage_error_with_the_path(tmp_path: Path) -> None:
+def test_an_unwritable_warehouse_is_named_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder must be")
-    with pytest.raises(UsageError, match=r"cannot write.*file/warehouse.*--warehouse"):
+    with pytest.raises(R2ecError, match=r"cannot write.*file/warehouse.*--warehouse") as caught:
         Warehouse(str(tmp_path / "file" / "warehouse")).check_writable()
+    assert caught.value.exit_code == 1
     good = Warehouse(str(tmp_path / "good"))
     good.check_writable()
     assert os.listdir(good.path("_staging")) == []

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from r2ec import schemas
-from r2ec.errors import NotReadyError, UsageError
+from r2ec.errors import NotReadyError, R2ecError
 from r2ec.storage import Warehouse
 from tests.factories.object_store import BUCKET, object_store
 
@@ -56,6 +56,6 @@ def test_folders_move_file_by_file_on_s3(warehouse: Warehouse) -> None:
     assert warehouse.list_files(suffix="") == []
 
 
-def test_a_missing_bucket_is_a_usage_error_with_the_address(warehouse: Warehouse) -> None:
-    with pytest.raises(UsageError, match=r"no-such-bucket/w.*AWS_ENDPOINT_URL"):
+def test_a_missing_bucket_is_named_with_the_address(warehouse: Warehouse) -> None:
+    with pytest.raises(R2ecError, match=r"no-such-bucket/w.*AWS_ENDPOINT_URL"):
         Warehouse("s3://no-such-bucket/w").check_writable()
