@@ -137,6 +137,7 @@ def score_shard(
             num_kept_parts=0,
             already_published=True,
         )
+    warehouse.check_writable()
     name = f"score-{plan.run_id}-shard-{job.shard:05d}"
     with Lease(warehouse, name, what=f"shard {job.shard} of run {plan.run_id} is being scored"):
         writer = ShardWriter(warehouse, plan, job.shard)
