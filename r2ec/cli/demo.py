@@ -22,6 +22,7 @@ from r2ec.errors import NotReadyError, R2ecError
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 NUM_SHARDS = 2
+MAX_TEST_USERS = 4000  # a fixed draw of a larger test split, so that a large shop ends too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +140,7 @@ def run_pipeline(stages: Stages, folder: Path, shop: Shop, config: Path, date: s
     )
     stages.run("publish", _cli("publish", *at, "--date", date))
     stages.run("audit", _cli("audit", *at))
-    evaluate = ("evaluate", *at, "--split", "test", "--name")
+    evaluate = ("evaluate", *at, "--split", "test", "--max-users", MAX_TEST_USERS, "--name")
     contrastive = Path(f"{model}.run", "contrastive")
     stages.run(
         "evaluate the baselines",
