@@ -223,7 +223,7 @@ def test_an_unwritable_warehouse_and_a_wrong_date_are_told_by_the_command(tmp_pa
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "r2ec", "publish", "--warehouse", str(tmp_path / "file/w")]
     for date, code, message in (
-        (DATE, 2, "cannot write to the warehouse"),
+        (DATE, 1, "cannot write to the warehouse"),
         ("31.05.2024", 2, "not a day"),
     ):
         done = subprocess.run([*command, "--date", date], capture_output=True, text=True)
