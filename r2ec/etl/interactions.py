@@ -2,12 +2,13 @@
 
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from r2ec.errors import NotReadyError
 from r2ec.etl.files import InputFile, find_files, require_columns
 from r2ec.etl.inputs import InteractionInput, TimeUnit
+from r2ec.etl.packing import OUTSIDE_WINDOW
 from r2ec.etl.rows import read_rows
 
 OPTIONS = {
@@ -17,8 +18,6 @@ OPTIONS = {
     "time": "--time-column",
     "order": "--order-by",
 }
-# Not errors of the row: they leave the log, are counted, and are not put to quarantine.
-DUPLICATE, OUTSIDE_WINDOW = "duplicate", "outside_window"
 LARGEST_RATING = 1e9
 _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EARLIEST_MICROS = 1  # times at or before 1970-01-01T00:00:00 are a missing value or a wrong unit
@@ -92,32 +91,6 @@ def with_item_index(interactions: DataFrame, catalog: DataFrame) -> DataFrame:
     joined = interactions.join(known, on="item_id", how="left")
     unknown = F.col("reason").isNull() & F.col("item_index").isNull()
     return joined.withColumn("reason", F.when(unknown, "unknown_item").otherwise(F.col("reason")))
-
-
-def in_log_order(interactions: DataFrame, order: list[str]) -> DataFrame:
-    """One shuffle of the log: each user's rows together, in the order of the log, duplicates found.
-
-    An exact duplicate has user, item, rating and time of an earlier row. Rejected rows come along
-    under keys of their own, so that the rows can be counted and kept in one pass.
-    """
-    is_event = F.col("reason").isNull()
-    key = F.when(is_event, F.col("user_id")).otherwise(F.col("place").cast("string"))
-    same = Window.partitionBy("user_id", "time", "item_index", "rating").orderBy(*order, "place")
-    is_duplicate = F.col("reason").isNull() & (F.row_number().over(same) > 1)
-    to_keep = F.col("reason").isNotNull() & (F.col("reason") != OUTSIDE_WINDOW)
-    by_user = interactions.select(
-        key.alias("user_id"),
-        "item_index",
-        "rating",
-        "time",
-        *order,
-        "place",
-        F.when(to_keep, F.col("line")).alias("line"),
-        "reason",
-    ).repartition("user_id")
-    return by_user.withColumn(
-        "reason", F.when(is_duplicate, DUPLICATE).otherwise(F.col("reason"))
-    ).sortWithinPartitions("user_id", "time", *order, "place")
 
 
 def _micros(unit: TimeUnit) -> Column:

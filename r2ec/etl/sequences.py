@@ -1,56 +1,105 @@
-"""Sequences: each event of a user with the events before it."""
+"""Sequences and histories of the core, written by tasks from the log's chunks."""
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from r2ec.etl.chunks import Chunk
+from r2ec.etl.kcore import Core
+from r2ec.etl.parts import FILE_BYTES, write_parts
 from r2ec.etl.splits import SplitCuts
+from r2ec.etl.staging import STAGING, Staging
+from r2ec.etl.windows import history_rows, sequence_rows
+from r2ec.schemas import HISTORIES, SEQUENCES
+
+# About what a row takes in a file: its own columns, and each entry of its history.
+_ROW_BYTES, _SEQUENCE_ENTRY_BYTES, _HISTORY_ENTRY_BYTES = 24, 2, 8
 
 
-def build_sequences(
-    events: DataFrame, *, window: int, order: list[str], strict_time: bool, cuts: SplitCuts
-) -> DataFrame:
-    """One row per (user, target) with at least one event before the target, plus `split`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowSettings:
+    """How long a history is, and whether events at the target's own time are left out."""
 
-    The history is the user's last `window` events before the target in the order of the log (time,
-    order columns, place); with `strict_time` before the target's time. `events` lie together by
-    `user_id` in that order. `sequence_id` is the target's place in the input.
+    window: int
+    strict_time: bool
+
+
+def end_of_day(day: date) -> int:
+    """Microseconds of the first moment after a day (UTC)."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    return int(midnight.timestamp()) * 1_000_000
+
+
+def write_sequences(
+    packed: DataFrame,
+    core: Core,
+    cuts: SplitCuts,
+    split: str,
+    settings: WindowSettings,
+    staging: Staging,
+    *,
+    num_targets: int,
+) -> int:
+    """Stage one split of `sequences`, about `num_targets` rows; returns the rows written.
+
+    One row per (user, target) with at least one event before the target. `sequence_id` is the
+    target's place in the input.
     """
-    log_order = Window.partitionBy("user_id").orderBy("time", *order, "place")
-    past = F.collect_list(F.struct("item_index", "rating", "time"))
-    history = past.over(log_order.rowsBetween(-window, -1))
-    with_history = events.withColumn("history", history)
-    if strict_time:
-        # Up to its time, the history of all events of one time is that of the first of them.
-        same_time = Window.partitionBy("user_id", "time").orderBy(*order, "place")
-        first = F.first("history").over(same_time.rowsBetween(Window.unboundedPreceding, 0))
-        with_history = with_history.withColumn("history", first)
-    return with_history.where(F.size("history") > 0).select(
-        F.col("place").alias("sequence_id"),
-        "user_id",
-        *history_columns(F.col("history")),
-        F.col("item_index").alias("target_item_index"),
-        F.col("rating").alias("target_rating"),
-        F.timestamp_micros("time").alias("target_time"),
-        cuts.split_of(F.col("time")).alias("split"),
+    after, until = cuts.bounds(split)
+
+    def make_rows(chunk: Chunk) -> Iterator[pa.Table]:
+        return sequence_rows(
+            core.of(chunk),
+            window=settings.window,
+            strict_time=settings.strict_time,
+            after=after,
+            until=until,
+        )
+
+    row_bytes = _ROW_BYTES + settings.window * _SEQUENCE_ENTRY_BYTES
+    num_tasks = _num_files(num_targets * row_bytes)
+    place = (*STAGING, staging.run, "sequences", f"split={split}")
+    return write_parts(
+        packed,
+        make_rows,
+        SEQUENCES,
+        staging.warehouse,
+        *place,
+        num_tasks=num_tasks,
     )
 
 
-def mark_targets(events: DataFrame, *, order: list[str], strict_time: bool) -> DataFrame:
-    """Each event's `user_id`, `time`, `is_first` of its user, and `is_target`: has a history."""
-    log_order = Window.partitionBy("user_id").orderBy("time", *order, "place")
-    is_first = F.row_number().over(log_order) == 1
-    first_time = F.first("time").over(log_order)
-    is_target = F.col("time") > first_time if strict_time else ~is_first
-    return events.select(
-        "user_id", "time", is_first.alias("is_first"), is_target.alias("is_target")
+def write_histories(
+    packed: DataFrame,
+    core: Core,
+    day: date,
+    settings: WindowSettings,
+    staging: Staging,
+    *,
+    num_users: int,
+) -> int:
+    """Stage the `histories` of one day: one row per user with an event before its end.
+
+    The user's last `window` events before that, oldest first. Returns the rows written.
+    """
+
+    def make_rows(chunk: Chunk) -> Iterator[pa.Table]:
+        return history_rows(core.of(chunk), until=end_of_day(day), window=settings.window)
+
+    num_tasks = _num_files(num_users * (_ROW_BYTES + settings.window * _HISTORY_ENTRY_BYTES))
+    place = (*STAGING, staging.run, "histories", f"date={day}")
+    return write_parts(
+        packed,
+        make_rows,
+        HISTORIES,
+        staging.warehouse,
+        *place,
+        num_tasks=num_tasks,
     )
 
 
-def history_columns(history: Column) -> list[Column]:
-    """The three history lists of the tables from one list of (item_index, rating, time)."""
-    times = F.transform(history["time"], F.timestamp_micros)
-    return [
-        history["item_index"].alias("history_item_index"),
-        history["rating"].alias("history_rating"),
-        times.alias("history_time"),
-    ]
+def _num_files(num_bytes: int) -> int:
+    return max(1, round(num_bytes / FILE_BYTES))

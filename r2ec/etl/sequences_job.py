@@ -1,6 +1,7 @@
 """The job behind `jobs/build_sequences.py`: the log in; sequences, histories, quarantine out."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -11,30 +12,30 @@ from pyspark.sql import functions as F
 from r2ec.errors import NotReadyError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.files import InputFile
-from r2ec.etl.histories import build_histories, end_of_day
 from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.interactions import (
-    DUPLICATE,
-    OUTSIDE_WINDOW,
     find_interactions,
-    in_log_order,
     order_columns,
     read_interactions,
     with_item_index,
     within,
 )
-from r2ec.etl.kcore import k_core
+from r2ec.etl.kcore import Core, k_core
+from r2ec.etl.ordered_log import LogCounts, count_rows, pack_log, rejected_rows
+from r2ec.etl.packing import OUTSIDE_WINDOW
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
-from r2ec.etl.sequences import build_sequences, mark_targets
+from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, write_sequences
 from r2ec.etl.session import fit_partitions
-from r2ec.etl.splits import SplitCuts, day_of, find_cuts
+from r2ec.etl.splits import SplitCuts, TargetCounts, count_targets, find_cuts
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, run_id
-from r2ec.etl.tables import conform, keep, read_table
+from r2ec.etl.tables import keep, read_table
 from r2ec.schemas import CATALOG, HISTORIES, SEQUENCES, SPLITS
 from r2ec.storage import Warehouse
 
 JOB = "build_sequences"
+
+Place = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,32 +59,6 @@ class SequencesJob:
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LogCounts:
-    """Rows of the log by what became of them, and the times of the first and last event."""
-
-    num_events: int
-    first_time: int | None
-    last_time: int | None
-    num_duplicates: int
-    num_outside: int
-    rejected: dict[str, int]
-
-    @property
-    def num_rows(self) -> int:
-        left_out = self.num_duplicates + self.num_outside + sum(self.rejected.values())
-        return self.num_events + left_out
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CoreCounts:
-    """What is left after the k-core; a target is an event with a history."""
-
-    num_events: int
-    num_users: int
-    targets_by_day: dict[int, int]
-
-
 def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
     """Build the tables; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
@@ -92,46 +67,57 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
     files = find_interactions(spark, job.interactions)
     staging = open_staging(warehouse, JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in files))
-    order = order_columns(job.interactions)
     with ExitStack() as stack:
         stack.callback(staging.discard)
         read = within(read_interactions(spark, files, job.interactions), job.since, job.until)
-        log = keep(stack, in_log_order(with_item_index(read, catalog), order))
-        counts = _count(log)
+        log = with_item_index(read, catalog)
+        packed = keep(stack, pack_log(log, order_columns(job.interactions)))
+        counts = count_rows(packed)
         dates = _dates(job, counts)
-        quarantine = _quarantine(job, staging, files, log, counts, dates)
-
-        events = log.where(F.col("reason").isNull()).drop("reason", "line")
-        if job.min_user_events > 1 or job.min_item_events > 1:
-            limits = {"min_user_events": job.min_user_events}
-            limits["min_item_events"] = job.min_item_events
-            events = keep(stack, k_core(events, staging, **limits))
-        marked = mark_targets(events, order=order, strict_time=job.strict_time)
-        core_counts = _count_by_day(marked)
-        target_times = marked.where("is_target").select("time")
-        cuts = find_cuts(core_counts.targets_by_day, target_times, job.split_ratio)
-        _write(job, staging, events, cuts, dates, order)
-
+        quarantine = _quarantine(job, staging, files, packed, counts, dates)
+        core, num_items = k_core(
+            packed,
+            _num_items(catalog),
+            min_user_events=job.min_user_events,
+            min_item_events=job.min_item_events,
+        )
+        targets = count_targets(packed, core, strict_time=job.strict_time)
+        if not targets.num_targets:
+            raise NotReadyError(
+                "no user of the log has an event before another one, so there is no sequence; "
+                "lower --min-user-events and --min-item-events, or give a longer log"
+            )
+        cuts = find_cuts(packed, core, targets, job.split_ratio, strict_time=job.strict_time)
+        num_rows = _write(job, staging, packed, core, cuts, dates, targets)
+        _check_rows(num_rows, dates, targets)
         tables = {
             "sequences": read_table(spark, SEQUENCES, staging.uri("sequences"), "split"),
             "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
             "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
         }
         num_audits = run_audits(spark, tables, ["sequences", "histories"])
-        figures = _figures(staging, events, core_counts, cuts, dates)
-        staging.publish([*_places(dates), quarantine])
+        staging.publish([*num_rows, quarantine])
     return JobSummary(
         job=JOB,
         target="histories " + ", ".join(str(day) for day in dates),
         rows_in=counts.num_rows,
-        rows_kept=core_counts.num_events,
+        rows_kept=targets.num_events,
         num_duplicates=counts.num_duplicates,
         num_filtered={
-            "outside the time window": counts.num_outside,
-            "dropped by k-core": counts.num_events - core_counts.num_events,
+            "outside the time window": counts.left_out.get(OUTSIDE_WINDOW, 0),
+            "dropped by k-core": counts.num_events - targets.num_events,
         },
         num_rejected=counts.rejected,
-        figures=figures,
+        figures={
+            "users": targets.num_users,
+            "items": num_items,
+            "sequences train/valid/test": "/".join(
+                str(num_rows["sequences", f"split={split}"]) for split in SPLITS
+            ),
+            "train until": f"{_moment(cuts.train_until):%Y-%m-%dT%H:%M:%SZ}",
+            "valid until": f"{_moment(cuts.valid_until):%Y-%m-%dT%H:%M:%SZ}",
+            "histories": "/".join(str(num_rows["histories", f"date={day}"]) for day in dates),
+        },
         num_audits=num_audits,
         seconds=time.perf_counter() - started,
     )
@@ -151,26 +137,7 @@ def _load_catalog(
     return wanted, read_table(spark, CATALOG, warehouse.uri("catalog", f"version={wanted}"))
 
 
-def _count(log: DataFrame) -> _LogCounts:
-    counted = log.groupBy("reason").agg(
-        F.count(F.lit(1)).alias("num_rows"),
-        F.min("time").alias("first_time"),
-        F.max("time").alias("last_time"),
-    )
-    by_reason = {row["reason"]: row for row in counted.collect()}
-    kept = by_reason.pop(None, None)
-    counts = {reason: row["num_rows"] for reason, row in by_reason.items()}
-    return _LogCounts(
-        num_events=kept["num_rows"] if kept else 0,
-        first_time=kept["first_time"] if kept else None,
-        last_time=kept["last_time"] if kept else None,
-        num_duplicates=counts.pop(DUPLICATE, 0),
-        num_outside=counts.pop(OUTSIDE_WINDOW, 0),
-        rejected=counts,
-    )
-
-
-def _dates(job: SequencesJob, counts: _LogCounts) -> tuple[date, ...]:
+def _dates(job: SequencesJob, counts: LogCounts) -> tuple[date, ...]:
     """The days to write; NotReadyError for a log without rows or a day before its first event."""
     if counts.num_rows == 0:
         raise NotReadyError(
@@ -195,91 +162,75 @@ def _quarantine(
     job: SequencesJob,
     staging: Staging,
     files: list[InputFile],
-    log: DataFrame,
-    counts: _LogCounts,
+    packed: DataFrame,
+    counts: LogCounts,
     dates: tuple[date, ...],
-) -> tuple[str, ...]:
+) -> Place:
     """Stage the rejected rows and check their share; returns the partition."""
     day = max(dates).isoformat() if dates else datetime.now(UTC).date().isoformat()
     quarantine = Quarantine(
         job=JOB, day=day, run_id=run_id(JOB, day, job), max_share=job.max_quarantine_share
     )
     if counts.rejected:
-        reasons = list(counts.rejected)
-        quarantine.stage(staging, log.where(F.col("reason").isin(reasons)), files)
+        quarantine.stage(staging, rejected_rows(packed), files)
     quarantine.check(staging, counts.rejected, counts.num_rows)
     if not counts.num_events:
         raise NotReadyError("no event of the log lies between --since and --until")
     return quarantine.place
 
 
-def _count_by_day(marked: DataFrame) -> _CoreCounts:
-    counted = marked.groupBy(day_of(F.col("time")).alias("day")).agg(
-        F.count(F.lit(1)).alias("num_events"),
-        F.count_if("is_first").alias("num_users"),
-        F.count_if("is_target").alias("num_targets"),
-    )
-    rows = counted.collect()
-    counts = _CoreCounts(
-        num_events=sum(row["num_events"] for row in rows),
-        num_users=sum(row["num_users"] for row in rows),
-        targets_by_day={row["day"]: row["num_targets"] for row in rows if row["num_targets"]},
-    )
-    if not counts.targets_by_day:
-        raise NotReadyError(
-            "no user of the log has an event before another one, so there is no sequence; "
-            "lower --min-user-events and --min-item-events, or give a longer log"
-        )
-    return counts
-
-
 def _write(
     job: SequencesJob,
     staging: Staging,
-    events: DataFrame,
+    packed: DataFrame,
+    core: Core,
     cuts: SplitCuts,
     dates: tuple[date, ...],
-    order: list[str],
-) -> None:
-    sequences = build_sequences(
-        events, window=job.window, order=order, strict_time=job.strict_time, cuts=cuts
-    )
-    staging.write(conform(sequences, SEQUENCES, "split"), "sequences", partition_by="split")
+    targets: TargetCounts,
+) -> dict[Place, int]:
+    """Stage all partitions, side by side; returns the rows of each."""
+    settings = WindowSettings(window=job.window, strict_time=job.strict_time)
+    shares = dict(zip(SPLITS, job.split_ratio, strict=True))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = {
+            ("sequences", f"split={split}"): pool.submit(
+                write_sequences,
+                packed,
+                core,
+                cuts,
+                split,
+                settings,
+                staging,
+                num_targets=round(share * targets.num_targets),
+            )
+            for split, share in shares.items()
+        } | {
+            ("histories", f"date={day}"): pool.submit(
+                write_histories, packed, core, day, settings, staging, num_users=targets.num_users
+            )
+            for day in dates
+        }
+        return {place: rows.result() for place, rows in found.items()}
+
+
+def _check_rows(num_rows: dict[Place, int], dates: tuple[date, ...], targets: TargetCounts) -> None:
+    """Every target must have been written, and a history for every date."""
     for day in dates:
-        histories = build_histories(events, day, window=job.window, order=order)
-        staging.write(conform(histories, HISTORIES), "histories", f"date={day}")
+        if not num_rows["histories", f"date={day}"]:
+            raise NotReadyError(
+                f"after --since and the k-core no event is left before the end of "
+                f"{day}: there is no history to write; give a later --date"
+            )
+    by_split = [num_rows["sequences", f"split={split}"] for split in SPLITS]
+    assert sum(by_split) == targets.num_targets, (
+        f"{targets.num_targets} targets, {by_split} sequences written"
+    )
 
 
-def _places(dates: tuple[date, ...]) -> list[tuple[str, ...]]:
-    sequences = [("sequences", f"split={split}") for split in SPLITS]
-    return [*sequences, *(("histories", f"date={day}") for day in dates)]
-
-
-def _figures(
-    staging: Staging,
-    events: DataFrame,
-    counts: _CoreCounts,
-    cuts: SplitCuts,
-    dates: tuple[date, ...],
-) -> dict[str, int | str]:
-    """What the summary says of the tables; every target must have been written."""
-    by_split = [staging.num_rows("sequences", f"split={split}") for split in SPLITS]
-    by_date = [staging.num_rows("histories", f"date={day}") for day in dates]
-    num_targets = sum(counts.targets_by_day.values())
-    if 0 in by_date:
-        raise NotReadyError(
-            f"after --since and the k-core no event is left before the end of "
-            f"{dates[by_date.index(0)]}: there is no history to write; give a later --date"
-        )
-    assert sum(by_split) == num_targets, f"{num_targets} targets, {by_split} sequences written"
-    return {
-        "users": counts.num_users,
-        "items": events.select("item_index").distinct().count(),
-        "sequences train/valid/test": "/".join(map(str, by_split)),
-        "train until": f"{_moment(cuts.train_until):%Y-%m-%dT%H:%M:%SZ}",
-        "valid until": f"{_moment(cuts.valid_until):%Y-%m-%dT%H:%M:%SZ}",
-        "histories": "/".join(map(str, by_date)),
-    }
+def _num_items(catalog: DataFrame) -> int:
+    """One more than the highest item index."""
+    highest = catalog.agg(F.max("item_index")).first()
+    return 0 if highest is None or highest[0] is None else int(highest[0]) + 1
 
 
 def _moment(micros: int) -> datetime:

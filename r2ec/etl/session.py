@@ -23,6 +23,9 @@ SETTINGS = {
     "spark.sql.files.maxPartitionBytes": str(SPLIT_BYTES),
     "spark.sql.files.openCostInBytes": str(SPLIT_BYTES),
     "spark.sql.adaptive.enabled": "true",
+    # Batches for Python are bounded by bytes: a chunk of the log is one row of some megabytes.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(8 * 1024 * 1024),
     # A partitioned write keeps one open file per partition value rather than sort wide rows.
     "spark.sql.maxConcurrentOutputFileWriters": "16",
 }

@@ -1,17 +1,22 @@
 import csv
 import gzip
+from collections import Counter
 from datetime import date
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
-from r2ec.etl.histories import build_histories, end_of_day
+from r2ec import schemas
 from r2ec.etl.inputs import InteractionInput
-from r2ec.etl.interactions import find_interactions, in_log_order, read_interactions
+from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.kcore import k_core
-from r2ec.etl.sequences import build_sequences, mark_targets
-from r2ec.etl.splits import day_of, find_cuts
-from r2ec.etl.staging import open_staging
+from r2ec.etl.ordered_log import pack_log
+from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, write_sequences
+from r2ec.etl.splits import count_targets, find_cuts
+from r2ec.etl.staging import STAGING, open_staging
+from r2ec.schemas import SPLITS
 from r2ec.storage import Warehouse
 from tests.factories import window_oracle as oracle
 from tests.factories.logs import make_log, write_csv
@@ -28,7 +33,7 @@ def staging(tmp_path):
 
 
 def open_log(spark, log, rows):
-    """The events of a log, their items by number, and the numbers' ids."""
+    """The chunks of a log, their items by number, and the numbers' ids."""
     items = sorted({row[1] for row in rows})
     catalog = spark.createDataFrame(
         list(zip(items, range(len(items)), strict=True)), "i string, n long"
@@ -37,29 +42,42 @@ def open_log(spark, log, rows):
     read = read_interactions(spark, files, log).join(
         catalog.select(F.col("i").alias("item_id"), F.col("n").alias("item_index")), on="item_id"
     )
-    events = in_log_order(read, []).where(F.col("reason").isNull()).drop("reason", "line")
-    return events.persist(), items
+    return pack_log(read, []).persist(), items
 
 
-def found_sequences(events, items, *, window, strict_time):
-    marked = mark_targets(events, order=[], strict_time=strict_time)
-    targets = marked.where("is_target").select("time")
-    by_day = targets.groupBy(day_of(F.col("time")).alias("day")).count().collect()
-    cuts = find_cuts({row["day"]: row["count"] for row in by_day}, targets, RATIO)
-    built = build_sequences(events, window=window, order=[], strict_time=strict_time, cuts=cuts)
-    return {
-        (row["user_id"], history(row, items), target(row, items), row["split"])
-        for row in plain_rows(built)
-    }
+def found_sequences(packed, core, items, staging, settings):
+    """The sequences as the oracle has them, and how many rows that was."""
+    targets = count_targets(packed, core, strict_time=settings.strict_time)
+    cuts = find_cuts(packed, core, targets, RATIO, strict_time=settings.strict_time)
+    found = []
+    for split in SPLITS:
+        num_rows = write_sequences(
+            packed, core, cuts, split, settings, staging, num_targets=targets.num_targets
+        )
+        rows = staged_rows(staging, schemas.SEQUENCES, "sequences", f"split={split}")
+        assert len(rows) == num_rows
+        found += [(row["user_id"], history(row, items), target(row, items), split) for row in rows]
+    assert len(found) == targets.num_targets
+    return found
 
 
-def plain_rows(rows):
+def staged_rows(staging, table, *parts):
     """Rows as dictionaries, times in microseconds."""
-    times = F.transform("history_time", F.unix_micros).alias("history_time")
-    columns = [times if name == "history_time" else F.col(name) for name in rows.columns]
-    if "target_time" in rows.columns:
-        columns.append(F.unix_micros("target_time").alias("target_micros"))
-    return rows.select(*columns).toArrow().to_pylist()
+    warehouse = staging.warehouse
+    files = warehouse.list_files(*STAGING, staging.run, *parts)
+    rows = pa.concat_tables(
+        [pq.read_table(warehouse.path(f)) for f in files] or [table.schema.empty_table()]
+    )
+    assert rows.schema == table.schema
+    micros = [
+        pa.field(field.name, pa.list_(pa.int64()))
+        if field.name == "history_time"
+        else pa.field(field.name, pa.int64())
+        if field.name == "target_time"
+        else field
+        for field in table.schema
+    ]
+    return rows.cast(pa.schema(micros)).to_pylist()
 
 
 def history(row, items):
@@ -69,27 +87,28 @@ def history(row, items):
 
 
 def target(row, items):
-    return items[row["target_item_index"]], row["target_rating"], row["target_micros"]
+    return items[row["target_item_index"]], row["target_rating"], row["target_time"]
 
 
 def check(spark, staging, log, rows, micros_per_unit, cases, day):
     """Compare sequences and histories for each `k` of the k-core with its (window, strict)."""
     cleaned = oracle.clean_events(rows, micros_per_unit)
-    events, items = open_log(spark, log, rows)
+    packed, items = open_log(spark, log, rows)
     for k, windows in cases.items():
-        ours = k_core(events, staging, min_user_events=k, min_item_events=k).persist()
-        core = oracle.core(cleaned, k)
+        core, _ = k_core(packed, len(items), min_user_events=k, min_item_events=k)
+        left = oracle.core(cleaned, k)
         for window, strict_time in windows:
-            wanted = oracle.sequences(core, window=window, strict_time=strict_time)
-            assert len(set(wanted)) == len(wanted) > 0
-            found = found_sequences(ours, items, window=window, strict_time=strict_time)
-            assert found == set(wanted), (k, window, strict_time)
-        rows_of_day = plain_rows(build_histories(ours, day, window=window, order=[]))
+            settings = WindowSettings(window=window, strict_time=strict_time)
+            wanted = oracle.sequences(left, window=window, strict_time=strict_time)
+            found = found_sequences(packed, core, items, staging, settings)
+            assert Counter(found) == Counter(wanted), (k, window, strict_time)
+            assert wanted
+        write_histories(packed, core, day, settings, staging, num_users=1)
+        rows_of_day = staged_rows(staging, schemas.HISTORIES, "histories", f"date={day}")
         known = {row["user_id"]: history(row, items) for row in rows_of_day}
-        assert known == oracle.histories(core, window=window, end=end_of_day(day))
-        assert [row["user_id"] for row in rows_of_day] == sorted(known)
-        ours.unpersist()
-    events.unpersist()
+        assert known == oracle.histories(left, window=window, end=end_of_day(day))
+        assert len(rows_of_day) == len(known)
+    packed.unpersist()
 
 
 def read_gz(path):

@@ -1,0 +1,138 @@
+"""Parquet files written by tasks: chunks in, files of a staged table out.
+
+A task writes with Arrow rather than through Spark's rows: lists of 20 values are copied once. Files
+are written under a hidden name and renamed when they are whole; the files of tasks that failed or
+ran twice are removed by the driver, which knows the files of those that counted.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
+
+from r2ec.etl.arrow_map import map_in_arrow
+from r2ec.etl.chunks import COLUMNS, Chunk, read_chunks
+from r2ec.schemas import Table
+from r2ec.storage import Warehouse
+
+FILE_BYTES, LARGEST_FILE_BYTES = 256 * 1024 * 1024, 512 * 1024 * 1024
+ROW_GROUP_ROWS = 131_072
+_WRITTEN = pa.schema([("name", pa.string()), ("num_rows", pa.int64()), ("num_bytes", pa.int64())])
+
+MakeRows = Callable[[Chunk], Iterator[pa.Table]]
+
+
+def write_parts(
+    packed: DataFrame,
+    make_rows: MakeRows,
+    table: Table,
+    warehouse: Warehouse,
+    *folder: str,
+    num_tasks: int,
+) -> int:
+    """Write the rows of every chunk below a folder of the warehouse; returns their number."""
+    root = warehouse.root if warehouse.is_s3 else warehouse.path()
+    schema = table.schema
+
+    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        part = PartWriter(Warehouse(root), folder, schema)
+        try:
+            for chunk in read_chunks(batches):
+                for rows in make_rows(chunk):
+                    part.add(rows)
+            yield part.close()
+        finally:
+            part.discard()
+
+    columns = "name string, num_rows bigint, num_bytes bigint"
+    chunks = packed.select(*COLUMNS).coalesce(num_tasks)
+    written = map_in_arrow(chunks, write, columns).collect()
+    names = {row["name"] for row in written}
+    for path in warehouse.list_files(*folder):
+        if path.rsplit("/", 1)[-1] not in names:
+            warehouse.remove_file(path)
+    return sum(row["num_rows"] for row in written)
+
+
+class PartWriter:
+    """The files of one task: a new one is begun when the last has grown large."""
+
+    def __init__(self, warehouse: Warehouse, folder: tuple[str, ...], schema: pa.Schema) -> None:
+        self._warehouse = warehouse
+        self._folder = folder
+        self._schema = schema
+        self._writer: pq.ParquetWriter | None = None
+        self._pending: list[pa.Table] = []
+        self._name = ""
+        self._sink: pa.NativeFile | None = None
+        self._num_rows = 0
+        self._written: list[dict[str, object]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Append rows; they are written when a row group is full."""
+        self._pending.append(rows)
+        if sum(table.num_rows for table in self._pending) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> pa.RecordBatch:
+        """Finish the last file; returns name, rows and bytes of each."""
+        self._flush()
+        self._finish_file()
+        return pa.RecordBatch.from_pylist(self._written, schema=_WRITTEN)
+
+    def discard(self) -> None:
+        """Remove the file that was begun and not finished, if there is one."""
+        if self._sink is None:
+            return
+        self._sink.close()
+        self._warehouse.remove_file(*self._folder, self._hidden())
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        rows = pa.concat_tables(self._pending)
+        self._pending = []
+        if self._writer is None:
+            self._open_file()
+        assert self._writer is not None
+        assert self._sink is not None
+        self._writer.write_table(rows, row_group_size=rows.num_rows)
+        self._num_rows += rows.num_rows
+        if self._sink.tell() >= LARGEST_FILE_BYTES - FILE_BYTES // 2:
+            self._finish_file()
+
+    def _open_file(self) -> None:
+        self._name = f"part-{uuid.uuid4().hex}.parquet"
+        path = self._warehouse.path(*self._folder, self._hidden())
+        if not self._warehouse.is_s3:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._sink = self._warehouse.filesystem.open_output_stream(path)
+        # A history repeats the one before it but for two entries, side by side: zstd finds that,
+        # and a dictionary in between would hide it.
+        self._writer = pq.ParquetWriter(
+            self._sink, self._schema, compression="zstd", use_dictionary=["user_id"]
+        )
+
+    def _finish_file(self) -> None:
+        if self._writer is None or self._sink is None:
+            return
+        self._writer.close()
+        num_bytes = self._sink.tell()
+        self._sink.close()
+        self._writer, self._sink = None, None
+        if not self._warehouse.is_s3:
+            old, new = (
+                self._warehouse.path(*self._folder, n) for n in (self._hidden(), self._name)
+            )
+            os.replace(old, new)
+        self._written.append(
+            {"name": self._name, "num_rows": self._num_rows, "num_bytes": num_bytes}
+        )
+        self._num_rows = 0
+
+    def _hidden(self) -> str:
+        """The name while it is written; an object store shows an object when it is whole."""
+        return self._name if self._warehouse.is_s3 else f".{self._name}.tmp"
