@@ -1,8 +1,8 @@
 """Parquet files written by tasks: chunks in, files of a staged table out.
 
-A task writes with Arrow rather than through Spark's rows: lists of 20 values are copied once. Files
-are written under a hidden name and renamed when they are whole; the files of tasks that failed or
-ran twice are removed by the driver, which knows the files of those that counted.
+A task writes with Arrow rather than through Spark's rows: lists of 20 values are copied once. A
+file is written under a hidden name of its own and renamed when it is whole. The name it gets then
+follows from the task's place alone, and so do its rows: a task that runs twice does no harm.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from r2ec.etl.arrow_map import map_in_arrow
@@ -38,7 +39,9 @@ def write_parts(
     schema = table.schema
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        part = PartWriter(Warehouse(root), folder, schema)
+        context = TaskContext.get()
+        assert context is not None
+        part = PartWriter(Warehouse(root), folder, schema, context.partitionId())
         try:
             for chunk in read_chunks(batches):
                 for rows in make_rows(chunk):
@@ -50,23 +53,22 @@ def write_parts(
     columns = "name string, num_rows bigint, num_bytes bigint"
     chunks = packed.select(*COLUMNS).coalesce(num_tasks)
     written = map_in_arrow(chunks, write, columns).collect()
-    names = {row["name"] for row in written}
-    for path in warehouse.list_files(*folder):
-        if path.rsplit("/", 1)[-1] not in names:
-            warehouse.remove_file(path)
     return sum(row["num_rows"] for row in written)
 
 
 class PartWriter:
     """The files of one task: a new one is begun when the last has grown large."""
 
-    def __init__(self, warehouse: Warehouse, folder: tuple[str, ...], schema: pa.Schema) -> None:
+    def __init__(
+        self, warehouse: Warehouse, folder: tuple[str, ...], schema: pa.Schema, task: int
+    ) -> None:
         self._warehouse = warehouse
         self._folder = folder
         self._schema = schema
+        self._task = task
         self._writer: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
-        self._name = ""
+        self._name = self._hidden = ""
         self._sink: pa.NativeFile | None = None
         self._num_rows = 0
         self._written: list[dict[str, object]] = []
@@ -88,7 +90,7 @@ class PartWriter:
         if self._sink is None:
             return
         self._sink.close()
-        self._warehouse.remove_file(*self._folder, self._hidden())
+        self._warehouse.remove_file(*self._folder, self._hidden)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -105,8 +107,11 @@ class PartWriter:
             self._finish_file()
 
     def _open_file(self) -> None:
-        self._name = f"part-{uuid.uuid4().hex}.parquet"
-        path = self._warehouse.path(*self._folder, self._hidden())
+        self._name = f"part-{self._task:05d}-{len(self._written):03d}.parquet"
+        self._hidden = f".{self._name}.{uuid.uuid4().hex}.tmp"
+        if self._warehouse.is_s3:
+            self._hidden = self._name  # an object appears when it is whole
+        path = self._warehouse.path(*self._folder, self._hidden)
         if not self._warehouse.is_s3:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         self._sink = self._warehouse.filesystem.open_output_stream(path)
@@ -124,15 +129,9 @@ class PartWriter:
         self._sink.close()
         self._writer, self._sink = None, None
         if not self._warehouse.is_s3:
-            old, new = (
-                self._warehouse.path(*self._folder, n) for n in (self._hidden(), self._name)
-            )
+            old, new = (self._warehouse.path(*self._folder, n) for n in (self._hidden, self._name))
             os.replace(old, new)
         self._written.append(
             {"name": self._name, "num_rows": self._num_rows, "num_bytes": num_bytes}
         )
         self._num_rows = 0
-
-    def _hidden(self) -> str:
-        """The name while it is written; an object store shows an object when it is whole."""
-        return self._name if self._warehouse.is_s3 else f".{self._name}.tmp"

@@ -165,7 +165,7 @@ def test_histories_end_with_their_day_and_have_a_hash_of_their_own(spark, shop, 
     for rows, end in zip(days, (date(2017, 7, 26), date(2017, 7, 27)), strict=True):
         midnight = int(datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()) * 10**6
         wanted = oracle.histories(events, window=4, end=midnight)
-        assert [row["user_id"] for row in rows] == sorted(wanted)
+        assert sorted(row["user_id"] for row in rows) == sorted(wanted)
         for row in rows:
             ids = [items[index] for index in row["history_item_index"]]
             assert ids == [item for item, _, _ in wanted[row["user_id"]]]
