@@ -1,6 +1,7 @@
 """The catalog: item metadata merged and cleaned, with indices that never change."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -9,10 +10,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
-from r2ec.etl.files import InputFile
+from r2ec.etl.events import cancelled, plain_id
+from r2ec.etl.files import InputFile, resolve
 from r2ec.etl.inputs import ITEM_FIELDS, ItemInput
 from r2ec.etl.item_text import item_text
-from r2ec.etl.rows import read_rows
+from r2ec.etl.rows import as_text, read_rows
+from r2ec.etl.times import micros
 
 TEXT_COLUMNS = ("title", "description", "category", "store", "price", "text_hash")
 TEXT_TYPE = StructType(
@@ -21,26 +24,29 @@ TEXT_TYPE = StructType(
 
 
 def read_items(spark: SparkSession, files: list[InputFile], items: ItemInput) -> DataFrame:
-    """One row per input row: `item_id`, the raw metadata columns, `place`, `line`, `reason`."""
-    rows = read_rows(spark, files, items.columns())
-    item_id = F.trim("item")
-    missing = F.when(F.coalesce(item_id, F.lit("")) == "", "missing_item")
-    return rows.select(
-        item_id.alias("item_id"),
-        *ITEM_FIELDS,
-        "place",
-        F.when(F.coalesce(F.col("reason"), missing).isNotNull(), F.col("line")).alias("line"),
-        F.coalesce(F.col("reason"), missing).alias("reason"),
-    )
+    """One row per input row: `item_id`, the raw metadata columns, `place`, `line`, `reason`.
+
+    `updated` has the time of the row in microseconds where the metadata has one.
+    """
+    columns = resolve(files, items.columns())
+    return read_rows(spark, files, columns, lambda rows: _item_rows(rows, items))
 
 
 def merge_items(items: DataFrame) -> DataFrame:
-    """One row per item: of each metadata column the last value in the input that is not empty."""
-    latest = [
-        F.max_by(name, F.when(_has_value(F.col(name)), F.col("place"))).alias(name)
+    """One row per item: of each metadata column the newest value that is not empty.
+
+    Newest is the latest by `updated`, then the last in the input; rows without that time are the
+    oldest. `is_conflicting` says that the values of some column differ.
+    """
+    newest = F.struct("updated", "place")
+    values = [F.max_by(n, F.when(_has_value(F.col(n)), newest)).alias(n) for n in ITEM_FIELDS]
+    differ = [
+        F.coalesce(F.min(_fingerprint(name)) != F.max(_fingerprint(name)), F.lit(False))
         for name in ITEM_FIELDS
     ]
-    return items.where(F.col("reason").isNull()).groupBy("item_id").agg(*latest)
+    is_conflicting = reduce(Column.__or__, differ).alias("is_conflicting")
+    good = items.where(F.col("reason").isNull())
+    return good.groupBy("item_id").agg(*values, is_conflicting)
 
 
 def with_text(items: DataFrame, categories_separator: str | None) -> DataFrame:
@@ -95,6 +101,30 @@ def build_catalog(texts: DataFrame, first_seen: DataFrame, previous: DataFrame |
 
 
 _CARRIED = (*TEXT_COLUMNS, "first_seen")
+
+
+def _item_rows(rows: DataFrame, items: ItemInput) -> DataFrame:
+    types = {field.name: field.dataType for field in rows.schema.fields}
+    item_id = plain_id(F.col("item"), types["item"])
+    updated = F.lit(None).cast("bigint")
+    if "updated" in types:
+        updated = micros(F.col("updated"), types["updated"], items.time_unit, items.time_format)
+    missing = F.when(F.coalesce(item_id, F.lit("")) == "", "missing_item")
+    nul_byte = F.when(item_id.contains("\0"), "nul_byte")
+    purchase = cancelled(types, items.cancelled_prefix)
+    reason = F.coalesce(F.col("reason"), purchase, missing, nul_byte)
+    return rows.select(
+        item_id.alias("item_id"),
+        *[as_text(F.col(name), types[name]).alias(name) for name in ITEM_FIELDS],
+        updated.alias("updated"),
+        "place",
+        F.when(reason.isNotNull(), F.col("line")).alias("line"),
+        reason.alias("reason"),
+    )
+
+
+def _fingerprint(name: str) -> Column:
+    return F.when(_has_value(F.col(name)), F.xxhash64(name))
 
 
 def _has_value(raw: Column) -> Column:

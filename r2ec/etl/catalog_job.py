@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.catalog import build_catalog, merge_items, read_items, with_text
-from r2ec.etl.files import InputFile, find_files, require_columns
+from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
@@ -24,9 +24,12 @@ from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 
 JOB = "build_catalog"
-OPTIONS = {"item": "--items-item-column"} | {
-    name: f"--{name.replace('_', '-')}-column" for name in ITEM_FIELDS
-}
+OPTIONS = {
+    "item": "--items-item-column",
+    "updated": "--updated-column",
+    "quantity": "the mapping's quantity_column",
+    "invoice": "the mapping's invoice_column",
+} | {name: f"--{name.replace('_', '-')}-column" for name in ITEM_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +139,8 @@ def _merge(items: DataFrame, seen: DataFrame, unknown_items: str) -> tuple[DataF
 
 
 def _find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
-    files = find_files(
-        spark, items.paths, format=items.format, delimiter=items.delimiter, option="--items"
-    )
-    require_columns(files, items.columns(), items.required(), OPTIONS)
+    files = find_inputs(spark, items, "--items")
+    require_columns(files, resolve(files, items.columns()), items.required(), OPTIONS)
     return files
 
 

@@ -3,17 +3,19 @@
 A file's number in this order stands for its name wherever the place of a row counts.
 """
 
-import csv
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from r2ec.errors import NotReadyError, R2ecError, UsageError
+from r2ec.etl.broken_files import reading_error
+from r2ec.etl.file_heads import csv_header, java_message, json_keys, parquet_schema, python_keys
+from r2ec.etl.inputs import ColumnName, InteractionInput, ItemInput
 
 EXTENSIONS = {
     "csv": "csv",
@@ -24,16 +26,20 @@ EXTENSIONS = {
     "parquet": "parquet",
 }
 _COMPRESSED = re.compile(r"\.(gz|bz2|zst|lz4|snappy|deflate)$", re.IGNORECASE)
-_SAMPLE_LINES = 200
 LOCAL_SLASHES = "^file:/+"
+# Spark says of a view whose size it cannot tell that it is the largest possible.
+_LARGEST_TABLE_BYTES = 1 << 34
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """One file: its number among the inputs, its address, kind and columns.
+    """One file: its number among the inputs, its address, format and columns.
 
     `uri` is the address that Spark reports for each row, in its plain form; `read_path` is what
     Spark is told to read (pattern characters escaped). A file without a row has no `columns`.
+    `has_header` is of CSV alone, `schema` of Parquet (as its footer has it). With an `error` the
+    file cannot be read. A table of Spark's catalog is a file of the format `table`: both addresses
+    are its name.
     """
 
     number: int
@@ -42,48 +48,62 @@ class InputFile:
     format: str
     num_bytes: int
     delimiter: str = ","
-    columns: tuple[str, ...] = field(default=())
+    has_header: bool = True
+    columns: tuple[str, ...] = ()
+    schema: str = ""
+    error: str | None = None
 
     @property
     def num_plain_bytes(self) -> int:
         """About how many bytes it has when read: compressed text grows about fivefold."""
-        return self.num_bytes * (
-            5 if self.format == "parquet" or _COMPRESSED.search(self.uri) else 1
-        )
+        is_packed = self.format in ("parquet", "table") or _COMPRESSED.search(self.uri)
+        return self.num_bytes * (5 if is_packed else 1)
 
 
-def find_files(
-    spark: SparkSession, paths: tuple[str, ...], *, format: str, delimiter: str | None, option: str
+def find_inputs(
+    spark: SparkSession, source: InteractionInput | ItemInput, option: str
 ) -> list[InputFile]:
-    """All files under the paths (files, folders, globs), sorted by address.
+    """The table, or all files under the paths (files, folders, globs), sorted by address.
 
     Names that start with `_` or `.` are no input. Raises NotReadyError for a path without files
-    and UsageError for a file whose format cannot be told; `option` names the option to blame.
+    or a table that is not there, and UsageError for a file whose format cannot be told; `option`
+    names the option to blame. A file that cannot be read is an error unless it may be skipped.
     """
+    if source.table:
+        return [_table(spark, source.table, option)]
     found: dict[str, Any] = {}
-    for path in paths:
+    for path in source.paths:
         statuses = list(_walk(spark, path))
         if not statuses:
             raise NotReadyError(f"{option} {path}: no such file or folder, or nothing in it")
         found |= {plain_uri(status.getPath().toUri().toString()): status for status in statuses}
     files = []
     for number, (uri, status) in enumerate(sorted(found.items())):
-        kind, separator = _kind(uri, format, option)
+        kind, separator = _kind(uri, source.format, option)
         unread = InputFile(
             number=number,
             uri=uri,
             read_path=re.sub(r"([\\{}\[\]*?])", r"\\\1", status.getPath().toString()),
             format=kind,
             num_bytes=status.getLen(),
-            delimiter=delimiter or separator,
+            delimiter=source.delimiter or separator,
+            has_header=not source.column_names,
+            columns=source.column_names,
         )
-        files.append(_with_columns(spark, unread))
+        files.append(_looked_into(spark, unread, source.skip_broken_files))
     return files
 
 
 def plain_uri(uri: str) -> str:
     """The address in the one form used here; Hadoop writes local ones with one slash or three."""
     return re.sub(LOCAL_SLASHES, "file:/", uri)
+
+
+def resolve(files: list[InputFile], columns: dict[str, ColumnName]) -> dict[str, str]:
+    """Our name -> the input's column: of several names the first that any of the files has."""
+    there = {column for file in files for column in file.columns}
+    names = {name: (c,) if isinstance(c, str) else c for name, c in columns.items()}
+    return {name: next((c for c in some if c in there), some[0]) for name, some in names.items()}
 
 
 def require_columns(
@@ -94,7 +114,7 @@ def require_columns(
 ) -> None:
     """Raise UsageError when a file lacks a column that must be there, listing those it has."""
     for file in files:
-        for name in sorted(required) if file.columns else ():
+        for name in sorted(required) if file.columns and not file.error else ():
             if columns[name] not in file.columns:
                 raise UsageError(
                     f"{file.uri} has no column {columns[name]!r} "
@@ -135,67 +155,49 @@ def _walk(spark: SparkSession, path: str) -> Iterator[Any]:
         raise NotReadyError(f"{path}: cannot be listed: {java_message(error)}") from error
 
 
+def _looked_into(spark: SparkSession, file: InputFile, skip_broken: bool) -> InputFile:
+    """The file with its columns, or with what is wrong with it if it may be skipped."""
+    try:
+        known = _with_columns(spark, file)
+    except UsageError:
+        raise
+    except R2ecError as error:
+        if not skip_broken:
+            raise
+        return replace(file, error=str(error).split("; ", 1)[0])
+    error_text = reading_error(spark, file.format, file.read_path) if skip_broken else None
+    return replace(known, error=error_text)
+
+
 def _with_columns(spark: SparkSession, file: InputFile) -> InputFile:
     if file.num_bytes == 0:
-        return file
+        return replace(file, columns=())
     if file.format == "parquet":
-        columns = tuple(spark.read.parquet(file.read_path).columns)
-    elif file.format == "csv":
-        columns = _header(file, next(_lines(spark, file, 1), ""))
-    else:
-        columns = _json_keys(list(_lines(spark, file, _SAMPLE_LINES)))
-    return replace(file, columns=columns)
+        names, schema = parquet_schema(spark, file.uri)
+        return replace(file, columns=names, schema=schema)
+    if file.columns:
+        return file
+    if file.format == "csv":
+        return replace(file, columns=csv_header(spark, file.uri, file.delimiter))
+    keys = python_keys if file.format == "pydict" else json_keys
+    return replace(file, columns=keys(spark, file.uri))
 
 
-def _header(file: InputFile, line: str) -> tuple[str, ...]:
-    names = next(csv.reader([line], delimiter=file.delimiter), [])
-    columns = tuple(name.strip() for name in names)
-    repeated = {name for name in columns if columns.count(name) > 1}
-    if repeated:
-        raise UsageError(
-            f"{file.uri}: column {', '.join(sorted(repeated))} stands twice in the header"
-        )
-    return columns
-
-
-def _json_keys(lines: list[str]) -> tuple[str, ...]:
-    keys: dict[str, None] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a broken row is counted and kept when the rows are read
-        if isinstance(row, dict):
-            keys |= dict.fromkeys(row)
-    return tuple(keys)
-
-
-def _lines(spark: SparkSession, file: InputFile, count: int) -> Iterator[str]:
-    """The first lines of a text file, decompressed by the codec that Spark will use."""
-    jvm: Any = spark.sparkContext._jvm
-    conf = spark.sparkContext._jsc.hadoopConfiguration()
-    reader = None
+def _table(spark: SparkSession, name: str, option: str) -> InputFile:
     try:
-        path = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(file.uri))
-        stream = path.getFileSystem(conf).open(path)
-        codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(conf).getCodec(path)
-        plain = stream if codec is None else codec.createInputStream(stream)
-        reader = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(plain, "UTF-8"))
-        for _ in range(count):
-            line = reader.readLine()
-            if line is None:
-                return
-            yield line.lstrip("\ufeff")
-    except Py4JJavaError as error:
-        raise R2ecError(
-            f"{file.uri}: cannot be read: {java_message(error)}; "
-            "fetch the file again or leave it out"
+        table = spark.table(name)
+        size: Any = table._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()
+        columns = tuple(table.columns)
+    except PySparkException as error:
+        raise NotReadyError(
+            f"{option}-table {name}: Spark's catalog has no such table: "
+            f"{str(error).splitlines()[0]}"
         ) from error
-    finally:
-        if reader is not None:
-            reader.close()
-
-
-def java_message(error: Py4JJavaError) -> str:
-    """The first line of a Java exception."""
-    return str(error.java_exception.toString()).splitlines()[0]
+    return InputFile(
+        number=0,
+        uri=name,
+        read_path=name,
+        format="table",
+        num_bytes=min(int(size.toString()), _LARGEST_TABLE_BYTES),
+        columns=columns,
+    )

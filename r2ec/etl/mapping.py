@@ -4,15 +4,22 @@ import tomllib
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.inputs import TIME_UNITS, InteractionInput, ItemInput
 
-SECTIONS = {"interactions": InteractionInput, "items": ItemInput}
-_NOT_MAPPED = {"paths", "named"}
+SECTIONS: dict[str, type[InteractionInput] | type[ItemInput]] = {
+    "interactions": InteractionInput,
+    "items": ItemInput,
+}
+READY = ("amazon2018", "amazon2023", "events", "movielens", "transactions")
+_NOT_MAPPED = {"paths", "table", "named", "skip_broken_files", "max_time"}
+_LISTS = {"column_names", "keep_values"}
+_NUMBERS = {"min_rating", "max_rating"}
 
 
-def load_mapping(name: str | None) -> dict[str, dict[str, str]]:
+def load_mapping(name: str | None) -> dict[str, dict[str, Any]]:
     """Read a mapping by path, or a ready one by name (`amazon2023`, `movielens`).
 
     Returns section -> setting -> value, empty sections without a name. Raises NotReadyError when
@@ -30,23 +37,42 @@ def load_mapping(name: str | None) -> dict[str, dict[str, str]]:
             raise UsageError(
                 f"mapping {name}: unknown section [{section}]; known: {_names(SECTIONS)}"
             )
-        _check_section(name, section, mapping[section])
-    return {section: mapping.get(section, {}) for section in SECTIONS}
+    return {section: _section(name, section, mapping.get(section, {})) for section in SECTIONS}
 
 
-def _check_section(name: str, section: str, settings: dict[str, object]) -> None:
+def _section(name: str, section: str, settings: dict[str, object]) -> dict[str, Any]:
     known = {field.name for field in fields(SECTIONS[section])} - _NOT_MAPPED
+    checked = {}
     for setting, value in settings.items():
         if setting not in known:
             raise UsageError(
                 f"mapping {name}, [{section}]: unknown setting {setting!r}; known: {_names(known)}"
             )
-        if not isinstance(value, str) or not value:
-            raise UsageError(f"mapping {name}, [{section}]: {setting} = {value!r} is not a text")
-        if setting == "time_unit" and value not in TIME_UNITS:
-            raise UsageError(
-                f"mapping {name}: time_unit = {value!r}; give one of {_names(TIME_UNITS)}"
-            )
+        wrong = f"mapping {name}, [{section}]: {setting} = {value!r} is not a "
+        checked[setting] = _value(setting, value, wrong)
+    return checked
+
+
+def _value(setting: str, value: object, wrong: str) -> object:
+    """The value as the dataclasses hold it; UsageError, beginning with `wrong`, for another."""
+    is_list = isinstance(value, list) and value and all(_is_text(part) for part in value)
+    if setting in _LISTS or (is_list and setting.endswith(("_column", "order_by"))):
+        if not is_list:
+            raise UsageError(f"{wrong}list of texts")
+        return tuple(value)  # type: ignore[arg-type]
+    if setting in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{wrong}number")
+        return float(value)
+    if not _is_text(value):
+        raise UsageError(f"{wrong}text")
+    if setting == "time_unit" and value not in TIME_UNITS:
+        raise UsageError(f"{wrong}unit of time; give one of {_names(TIME_UNITS)}")
+    return value
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _read(name: str) -> str:
@@ -59,7 +85,7 @@ def _read(name: str) -> str:
             return ready.read_text(encoding="utf-8")
     raise NotReadyError(
         f"mapping {name!r}: no such file, and no ready mapping of that name "
-        "(there are: amazon2023, movielens); give the path of a TOML file"
+        f"(there are: {', '.join(READY)}); give the path of a TOML file"
     )
 
 

@@ -1,175 +1,103 @@
-"""Raw rows of the input files, each with its place, its text and its named columns as strings.
+"""Raw rows of the inputs, each with its place, its text and its named columns."""
 
-Lines are read as text and taken apart here, so that a row that cannot be parsed is still at hand
-as it was written.
-"""
-
+from collections.abc import Callable
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import (
-    ArrayType,
-    DataType,
-    DateType,
-    MapType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampNTZType,
-    TimestampType,
-)
+from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
-from r2ec.etl.files import LOCAL_SLASHES, InputFile
+from r2ec.etl.files import InputFile
 from r2ec.etl.session import SPLIT_BYTES
+from r2ec.etl.text_rows import parse_lines, read_lines
+from r2ec.etl.typed_rows import read_parquet, read_table, typed_values
 
 # place = number of the file, then the row's position in it: one int64 in the order of the input.
 POSITION_BITS = 40
-_ROW_BITS = 33  # monotonically_increasing_id keeps the row's number in its partition here
 _MANY_PARTITIONS = 64
 _COALESCED_BYTES = 128 * 1024 * 1024
 
-RAW_SCHEMA = "place bigint, line string, reason string, typed_time bigint"
+Transform = Callable[[DataFrame], DataFrame]
 
 
-def read_rows(spark: SparkSession, files: list[InputFile], columns: dict[str, str]) -> DataFrame:
-    """Every row of the files: `place`, `line`, `reason`, `typed_time` and a string per column.
+def read_rows(
+    spark: SparkSession, files: list[InputFile], columns: dict[str, str], shape: Transform
+) -> DataFrame:
+    """Every row of the files, shaped: `shape` gets `place`, `line`, `reason` and our columns.
 
-    `columns` maps our name to the file's; a file without that column gives null. `reason` is null,
-    `bad_encoding` or `broken_row`. `place` is unique, grows with (file name, position in the
-    file), and depends on nothing else. `typed_time` holds microseconds where Parquet has the `time`
-    column as a timestamp. Blank lines and CSV headers are no rows.
+    `columns` maps our name to the file's; a file without that column gives null. Columns are texts,
+    or of their own types where the input has types: `shape` is applied to the rows of each kind of
+    file, and makes them alike. `reason` is null, `bad_encoding`, `broken_row` or `broken_file`
+    (one row for a file that is skipped). `place` is unique, grows with (file name, position in the
+    file), and depends on nothing else; for a table see `typed_rows.read_table`.
     """
-    groups: dict[tuple[str, str, tuple[str, ...]], list[InputFile]] = {}
+    groups: dict[tuple[object, ...], list[InputFile]] = {}
     for file in files:
-        if file.columns or file.num_bytes:
-            shape = file.columns if file.format != "jsonl" else ()
-            groups.setdefault((file.format, file.delimiter, shape), []).append(file)
-    if not groups:
-        names = "".join(f", {name} string" for name in columns)
-        return spark.createDataFrame([], f"{RAW_SCHEMA}{names}")
-    return reduce(DataFrame.unionByName, [_group(spark, g, columns) for g in groups.values()])
+        if not file.error and (file.columns or file.num_bytes):
+            kind = file.columns if file.format == "csv" else file.schema
+            key = (file.format, file.delimiter, file.has_header, kind)
+            groups.setdefault(key, []).append(file)
+    parts = [shape(_group(spark, group, columns)) for group in groups.values()]
+    broken = [(file.number << POSITION_BITS, file.error) for file in files if file.error]
+    if broken or not parts:
+        parts.append(shape(_without_values(spark, broken, columns)))
+    return reduce(DataFrame.unionByName, parts)
 
 
 def source_of(files: list[InputFile], place: Column) -> Column:
-    """The address of the file that a place lies in."""
+    """The address of the file that a place lies in, or the table's name."""
+    if len(files) == 1:
+        return F.lit(files[0].uri)
     uris = F.array(*[F.lit(file.uri) for file in files])
     return F.get(uris, F.shiftright(place, POSITION_BITS).cast("int"))
 
 
-def _group(spark: SparkSession, files: list[InputFile], columns: dict[str, str]) -> DataFrame:
-    if files[0].format == "parquet":
-        return _parquet_rows(spark, files, columns)
-    paths = [file.read_path for file in files]
-    in_partition = F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
-    start = F.col("_metadata.file_block_start")
-    text = spark.read.text(paths).select(
-        F.col("value"),
-        (start + in_partition).alias("position"),
-        _uri().alias("uri"),
-    )
-    text = _numbered(spark, _fewer_partitions(spark, text, files), files)
-    is_csv = files[0].format == "csv"
-    if is_csv:
-        text = text.where(F.col("position") > 0)  # the header
-    text = text.where(F.trim(F.col("value")) != "")
-    parsed = _parsed_csv(files[0]) if is_csv else _parsed_json(columns)
-    rows = text.select(
-        F.col("place"),
-        F.expr("make_valid_utf8(value)").alias("line"),
-        F.expr("is_valid_utf8(value)").alias("readable"),
-        parsed.alias("parsed"),
-    )
-    row = F.col("parsed") if is_csv else F.get("parsed", F.lit(0))
-    broken = row["_broken"].isNotNull() if is_csv else (_size("parsed") != 1) | row.isNull()
-    return rows.select(
-        "place",
-        "line",
-        F.when(~F.col("readable"), "bad_encoding").when(broken, "broken_row").alias("reason"),
-        F.lit(None).cast("bigint").alias("typed_time"),
-        *[_field(row, files[0], column).alias(name) for name, column in columns.items()],
-    )
-
-
-def _parsed_csv(file: InputFile) -> Column:
-    """A struct `c0, c1, …` of the line's values; `_broken` is set where their number is wrong."""
-    names = [*(f"c{index}" for index in range(len(file.columns))), "_broken"]
-    schema = ", ".join(f"{name} string" for name in names)
-    options = {"sep": file.delimiter, "escape": '"', "columnNameOfCorruptRecord": "_broken"}
-    return F.from_csv(F.col("value"), schema, options | {"maxCharsPerColumn": "-1"})
-
-
-def _parsed_json(columns: dict[str, str]) -> Column:
-    """The line as the only element of an array: text after the object is then an error too."""
-    wanted = dict.fromkeys(columns.values())
-    row = StructType([StructField(column, StringType()) for column in wanted])
-    return F.from_json(F.concat(F.lit("["), F.col("value"), F.lit("]")), ArrayType(row))
-
-
-def _field(row: Column, file: InputFile, column: str) -> Column:
-    if file.format == "jsonl":
-        return row[column]
-    if column in file.columns:
-        return row[f"c{file.columns.index(column)}"]
-    return F.lit(None).cast("string")
-
-
-def _size(array: str) -> Column:
-    return F.coalesce(F.size(array), F.lit(0))
-
-
-def _parquet_rows(
-    spark: SparkSession, files: list[InputFile], columns: dict[str, str]
-) -> DataFrame:
-    rows = spark.read.parquet(*[file.read_path for file in files])
-    types = {item.name: item.dataType for item in rows.schema.fields}
-    text = F.lit(None).cast("string")
-    named = rows.select(
-        F.col("_metadata.row_index").alias("position"),
-        _uri().alias("uri"),
-        F.to_json(F.struct(*[rows[column] for column in rows.columns])).alias("line"),
-        text.alias("reason"),
-        _typed_time(rows, types, columns.get("time")).alias("typed_time"),
-        *[
-            (_as_text(rows[column], types[column]) if column in types else text).alias(name)
-            for name, column in columns.items()
-        ],
-    )
-    return _numbered(spark, named, files).select("place", "line", "reason", "typed_time", *columns)
-
-
-def _typed_time(rows: DataFrame, types: dict[str, DataType], column: str | None) -> Column:
-    """Microseconds of a time column that is a timestamp or date by type; null otherwise."""
-    timed = (TimestampType, TimestampNTZType, DateType)
-    if column is None or not isinstance(types.get(column), timed):
-        return F.lit(None).cast("bigint")
-    return F.unix_micros(rows[column].cast("timestamp"))
-
-
-def _as_text(column: Column, kind: DataType) -> Column:
+def as_text(column: Column, kind: DataType) -> Column:
+    """A value as text: lists and objects as JSON."""
     if isinstance(kind, (ArrayType, MapType, StructType)):
         return F.to_json(column)
     return column.cast("string")
 
 
-def _uri() -> Column:
-    return F.regexp_replace(F.col("_metadata.file_path"), LOCAL_SLASHES, "file:/")
+def _without_values(
+    spark: SparkSession, rows: list[tuple[int, str]], columns: dict[str, str]
+) -> DataFrame:
+    kept = spark.createDataFrame(rows, "place bigint, line string")
+    empty = F.lit(None).cast("string")
+    reason = F.lit("broken_file").alias("reason")
+    return kept.select("place", "line", reason, *[empty.alias(name) for name in columns])
 
 
-def _numbered(spark: SparkSession, rows: DataFrame, files: list[InputFile]) -> DataFrame:
-    """Turn `uri` and `position` into `place`; `position` stays."""
+def _group(spark: SparkSession, files: list[InputFile], columns: dict[str, str]) -> DataFrame:
+    """The rows of files that are alike."""
+    if files[0].format == "table":
+        return typed_values(read_table(spark, files[0], columns), files[0], columns)
+    if files[0].format == "parquet":
+        rows = _placed(spark, read_parquet(spark, files, columns), files)
+        return typed_values(rows, files[0], columns)
+    return parse_lines(_placed(spark, read_lines(spark, files), files), files[0], columns)
+
+
+def _placed(spark: SparkSession, rows: DataFrame, files: list[InputFile]) -> DataFrame:
+    """Add `place` from `path` and `position`."""
+    rows = _fewer_partitions(spark, rows, files)
     if len(files) == 1:
         number = F.lit(files[0].number).cast("bigint")
     else:
-        known = spark.createDataFrame(
-            [(f.uri, f.number) for f in files], "uri string, number bigint"
-        )
-        rows = rows.join(F.broadcast(known), on="uri", how="left")
+        names = [(name, file.number) for file in files for name in _spellings(file.uri)]
+        known = spark.createDataFrame(names, "path string, number bigint")
+        rows = rows.join(F.broadcast(known), on="path", how="left")
         number = F.col("number")
     place = F.shiftleft(number, POSITION_BITS).bitwiseOR(F.col("position"))
     # A row of a file that was not listed would lose its order: fail rather than guess.
-    place = F.coalesce(place, F.raise_error(F.concat(F.lit("unlisted file "), F.col("uri"))))
+    place = F.coalesce(place, F.raise_error(F.concat(F.lit("unlisted file "), F.col("path"))))
     return rows.withColumn("place", place.cast("bigint"))
+
+
+def _spellings(uri: str) -> list[str]:
+    """An address as Spark may write it: a local one begins with one slash or three."""
+    is_local = uri.startswith("file:/")
+    return [uri, uri.replace("file:/", "file:///", 1)] if is_local else [uri]
 
 
 def _fewer_partitions(spark: SparkSession, rows: DataFrame, files: list[InputFile]) -> DataFrame:

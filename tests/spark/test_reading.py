@@ -206,3 +206,70 @@ def test_a_rejected_parquet_row_is_kept_as_json(spark, tmp_path):
     broken, good = read(spark, tmp_path / "log.parquet")
     assert (broken["reason"], good["reason"]) == ("missing_time", None)
     assert json.loads(broken["line"]) == {"user_id": "U1", "parent_asin": "B1", "rating": 5.0}
+
+
+def test_columns_with_types_are_used_as_they_are(spark, tmp_path):
+    """Whole numbers as ids also where a missing one made the column a float; any kind of time."""
+    moment = 1_500_000_000_123_456
+    times = {
+        "seconds": pa.array([moment // 10**6], pa.int64()),
+        "micros": pa.array([moment], pa.timestamp("us", tz="UTC")),
+        "zoneless": pa.array([moment], pa.timestamp("us")),
+        "nanos": pa.array([moment * 1000 + 999], pa.timestamp("ns")),
+        "days": pa.array([moment // 86_400_000_000], pa.date32()),
+        "floats": pa.array([moment / 1e6], pa.float64()),
+        "texts": pa.array([str(moment // 10**6)]),
+    }
+    whole, day = moment // 10**6 * 10**6, moment // 86_400_000_000 * 86_400_000_000
+    expected = dict.fromkeys(times, whole) | dict.fromkeys(("micros", "zoneless", "nanos"), moment)
+    expected |= {"days": day, "floats": moment}
+    for name, time in times.items():
+        table = pa.table(
+            {
+                "customer id": pa.array([17.0], pa.float64()),
+                "parent_asin": pa.array([42], pa.int32()),
+                "rating": pa.array([4.5], pa.float32()),
+                "timestamp": time,
+            }
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        row = read(spark, tmp_path / f"{name}.parquet", user_column="customer id", time_unit="s")[0]
+        assert events([row]) == [("17", "42", 4.5, expected[name])], name
+        assert row["reason"] is None
+
+
+def test_files_whose_columns_have_other_types_are_read_together(spark, tmp_path):
+    for number, kind in enumerate((pa.int64(), pa.string(), pa.float64())):
+        columns = {"user_id": [number], "parent_asin": [7], "timestamp": [1000]}
+        table = pa.table({name: pa.array(v).cast(kind) for name, v in columns.items()})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    rows = events(read(spark, tmp_path))
+    assert rows[:2] == [("0", "7", None, 10**6), ("1", "7", None, 10**6)]
+    assert rows[2] == ("2", "7", None, 10**6)
+
+
+def test_a_missing_value_of_a_typed_column_is_missing(spark, tmp_path):
+    nothing = float("nan")
+    columns = {
+        "user_id": [nothing, 1.0, 1.0, 1.0],
+        "parent_asin": ["B", None, "B", "B"],
+        "rating": [5.0, 5.0, 5.0, nothing],
+        "timestamp": [1000.0, 1000.0, nothing, 1000.0],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    rows = read(spark, tmp_path / "log.parquet")
+    reasons = [row["reason"] for row in rows]
+    assert reasons == ["missing_user", "missing_item", "missing_time", None]
+    assert rows[3]["rating"] is None
+
+
+def test_numbers_do_not_become_texts_on_the_way(spark, tmp_path):
+    """Reading ten million typed rows through texts costs more than all the rest of the reading."""
+    columns = {"user_id": ["U"], "parent_asin": ["B"], "rating": [5.0], "timestamp": [1000]}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    log = InteractionInput(paths=(str(tmp_path / "log.parquet"),))
+    rows = read_interactions(spark, find_interactions(spark, log), log)
+    plan = rows.select("user_id", "rating", "time", "reason")._jdf.queryExecution().optimizedPlan()
+    text = str(plan.toString())
+    assert "as string" not in text
+    assert "to_json" not in text

@@ -1,0 +1,78 @@
+"""Lines of CSV and JSON files: read as text and taken apart here.
+
+So a row that cannot be parsed is still at hand as it was written.
+"""
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
+
+from r2ec.etl.files import InputFile
+from r2ec.etl.python_lines import as_json
+
+_ROW_BITS = 33  # monotonically_increasing_id keeps the row's number in its partition here
+
+
+def read_lines(spark: SparkSession, files: list[InputFile]) -> DataFrame:
+    """`value`, the `position` of each line in its file, and the file's `path`."""
+    in_partition = F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
+    start = F.col("_metadata.file_block_start")
+    return spark.read.text([file.read_path for file in files]).select(
+        F.col("value"),
+        (start + in_partition).alias("position"),
+        F.col("_metadata.file_path").alias("path"),
+    )
+
+
+def parse_lines(lines: DataFrame, file: InputFile, columns: dict[str, str]) -> DataFrame:
+    """`place`, `line`, `reason` and a text per column from `place`, `position` and `value`.
+
+    `file` is one of those that the lines are of: they have its format and columns. Blank lines and
+    headers are no rows.
+    """
+    is_csv = file.format == "csv"
+    if is_csv and file.has_header:
+        lines = lines.where(F.col("position") > 0)
+    lines = lines.where(F.trim(F.col("value")) != "")
+    value = as_json("value") if file.format == "pydict" else F.col("value")
+    rows = lines.select(
+        F.col("place"),
+        F.expr("make_valid_utf8(value)").alias("line"),
+        F.expr("is_valid_utf8(value)").alias("readable"),
+        (_parsed_csv(file) if is_csv else _parsed_json(value, columns)).alias("parsed"),
+    )
+    row = F.col("parsed") if is_csv else F.get("parsed", F.lit(0))
+    broken = row["_broken"].isNotNull() if is_csv else (_size("parsed") != 1) | row.isNull()
+    return rows.select(
+        "place",
+        "line",
+        F.when(~F.col("readable"), "bad_encoding").when(broken, "broken_row").alias("reason"),
+        *[_field(row, file, column).alias(name) for name, column in columns.items()],
+    )
+
+
+def _parsed_csv(file: InputFile) -> Column:
+    """A struct `c0, c1, …` of the line's values; `_broken` is set where their number is wrong."""
+    names = [*(f"c{index}" for index in range(len(file.columns))), "_broken"]
+    schema = ", ".join(f"{name} string" for name in names)
+    options = {"sep": file.delimiter, "escape": '"', "columnNameOfCorruptRecord": "_broken"}
+    return F.from_csv(F.col("value"), schema, options | {"maxCharsPerColumn": "-1"})
+
+
+def _parsed_json(value: Column, columns: dict[str, str]) -> Column:
+    """The line as the only element of an array: text after the object is then an error too."""
+    wanted = dict.fromkeys(columns.values())
+    row = StructType([StructField(column, StringType()) for column in wanted])
+    return F.from_json(F.concat(F.lit("["), value, F.lit("]")), ArrayType(row))
+
+
+def _field(row: Column, file: InputFile, column: str) -> Column:
+    if file.format != "csv":
+        return row[column]
+    if column in file.columns:
+        return row[f"c{file.columns.index(column)}"]
+    return F.lit(None).cast("string")
+
+
+def _size(array: str) -> Column:
+    return F.coalesce(F.size(array), F.lit(0))

@@ -1,0 +1,80 @@
+"""Rows that come with types: of Parquet files and of tables of Spark's catalog.
+
+Values keep their types, and only the columns asked for are read. A row's line is the JSON of these
+columns; it is made last, so that only the lines that are kept cost anything.
+"""
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import MapType
+
+from r2ec.etl.file_heads import nanosecond_columns
+from r2ec.etl.files import InputFile
+
+_POSITIVE = (1 << 63) - 1
+
+
+def read_parquet(spark: SparkSession, files: list[InputFile], columns: dict[str, str]) -> DataFrame:
+    """`position`, `path` and the columns of the files that are wanted, as `v0`, `v1`, …
+
+    The files have one schema. Timestamps in nanoseconds lose what is below microseconds.
+    """
+    nanoseconds = nanosecond_columns(files[0].schema)
+    if nanoseconds:
+        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+    values = [
+        _micros(column) if column in nanoseconds else _quoted(column)
+        for column in _wanted(files[0], columns)
+    ]
+    return spark.read.parquet(*[file.read_path for file in files]).select(
+        F.col("_metadata.row_index").alias("position"),
+        F.col("_metadata.file_path").alias("path"),
+        *[value.alias(f"v{index}") for index, value in enumerate(values)],
+    )
+
+
+def read_table(spark: SparkSession, table: InputFile, columns: dict[str, str]) -> DataFrame:
+    """`place` and the columns of the table that are wanted, as `v0`, `v1`, …
+
+    A table has no order: the place comes from the values of the row. Rows that are equal in all
+    these columns have one place; the same row has it in every run.
+    """
+    rows = spark.table(table.read_path)
+    wanted = _wanted(table, columns)
+    is_map = {name: isinstance(rows.schema[name].dataType, MapType) for name in wanted}
+    hashed = [F.to_json(_quoted(name)) if is_map[name] else _quoted(name) for name in wanted]
+    return rows.select(
+        F.xxhash64(*hashed).bitwiseAND(F.lit(_POSITIVE)).alias("place"),
+        *[_quoted(name).alias(f"v{index}") for index, name in enumerate(wanted)],
+    )
+
+
+def typed_values(rows: DataFrame, file: InputFile, columns: dict[str, str]) -> DataFrame:
+    """`place`, `line`, `reason` and a column of its own type for each of ours.
+
+    `rows` has `place` and the values of one of the functions above; `file` is one of theirs.
+    """
+    values = {name: F.col(f"v{index}") for index, name in enumerate(_wanted(file, columns))}
+    missing = F.lit(None).cast("string")
+    return rows.select(
+        "place",
+        F.to_json(F.struct(*[value.alias(name) for name, value in values.items()])).alias("line"),
+        F.lit(None).cast("string").alias("reason"),
+        *[values.get(column, missing).alias(name) for name, column in columns.items()],
+    )
+
+
+def _wanted(file: InputFile, columns: dict[str, str]) -> list[str]:
+    """The file's columns that are wanted and there, each once."""
+    return [column for column in dict.fromkeys(columns.values()) if column in file.columns]
+
+
+def _micros(column: str) -> Column:
+    # Rounded down, before 1970 as well; whole numbers all the way.
+    below = F.pmod(_quoted(column), F.lit(1000))
+    return F.timestamp_micros(F.call_function("div", _quoted(column) - below, F.lit(1000)))
+
+
+def _quoted(column: str) -> Column:
+    """A column by a name that may hold dots or blanks."""
+    return F.col(f"`{column.replace('`', '``')}`")
