@@ -100,12 +100,19 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
     parser.add_argument(
         "--strict-time", action="store_true", help="no event at the target's own time in a history"
     )
+    parser.add_argument(
+        "--max-user-events-per-day",
+        type=int,
+        metavar="N",
+        help="a user with more on any day (UTC) is a robot: all their events go to quarantine",
+    )
     parser.add_argument("--split-ratio", default="0.8,0.1,0.1", metavar="T,V,T", help="0.8,0.1,0.1")
     args = parser.parse_args(argv)
-    for name in ("window", "min_user_events", "min_item_events"):
-        if getattr(args, name) < 1:
+    for name in ("window", "min_user_events", "min_item_events", "max_user_events_per_day"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} {getattr(args, name)}: give a whole number from 1")
+            raise UsageError(f"{option} {value}: give a whole number from 1")
     mapping = load_mapping(args.mapping)
     version = args.catalog_version
     return SequencesJob(
@@ -119,6 +126,7 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         since=_micros(args.since, "--since"),
         until=_micros(args.until, "--until"),
         strict_time=args.strict_time,
+        max_user_events_per_day=args.max_user_events_per_day,
         split_ratio=_ratio(args.split_ratio),
         max_quarantine_share=_share(args),
     )

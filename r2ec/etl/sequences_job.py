@@ -28,7 +28,7 @@ from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, writ
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.splits import SplitCuts, TargetCounts, count_targets, find_cuts
 from r2ec.etl.staging import Staging, open_staging
-from r2ec.etl.summary import JobSummary, run_id
+from r2ec.etl.summary import JobSummary, StageClock, run_id
 from r2ec.etl.tables import keep, read_table
 from r2ec.schemas import CATALOG, HISTORIES, SEQUENCES, SPLITS
 from r2ec.storage import Warehouse
@@ -42,7 +42,8 @@ Place = tuple[str, ...]
 class SequencesJob:
     """What to build: `dates` are the days of the histories (the log's last one by default).
 
-    `since` and `until` bound the log in microseconds, the first inside, the second outside.
+    `since` and `until` bound the log in microseconds, the first inside, the second outside. A user
+    with more than `max_user_events_per_day` events on one day goes to quarantine as a robot.
     """
 
     interactions: InteractionInput
@@ -55,6 +56,7 @@ class SequencesJob:
     since: int | None = None
     until: int | None = None
     strict_time: bool = False
+    max_user_events_per_day: int | None = None
     split_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1)
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
 
@@ -62,41 +64,52 @@ class SequencesJob:
 def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
     """Build the tables; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
+    clock = StageClock()
     warehouse = Warehouse(job.warehouse)
-    version, catalog = _load_catalog(spark, warehouse, job.catalog_version)
-    files = find_interactions(spark, job.interactions)
-    staging = open_staging(warehouse, JOB)
-    fit_partitions(spark, sum(file.num_plain_bytes for file in files))
+    with clock.stage("find"):
+        version, catalog = _load_catalog(spark, warehouse, job.catalog_version)
+        files = find_interactions(spark, job.interactions)
+        staging = open_staging(warehouse, JOB)
+    num_bytes = sum(file.num_plain_bytes for file in files)
+    fit_partitions(spark, num_bytes)
     with ExitStack() as stack:
         stack.callback(staging.discard)
         read = within(read_interactions(spark, files, job.interactions), job.since, job.until)
-        log = with_item_index(read, catalog)
-        packed = keep(stack, pack_log(log, order_columns(job.interactions)))
-        counts = count_rows(packed)
+        packed = keep(
+            stack,
+            pack_log(
+                with_item_index(read, catalog),
+                order_columns(job.interactions),
+                max_user_events_per_day=job.max_user_events_per_day,
+            ),
+        )
+        with clock.stage("read"):
+            counts = count_rows(packed)
         dates = _dates(job, counts)
         quarantine = _quarantine(job, staging, files, packed, counts, dates)
-        core, num_items = k_core(
-            packed,
-            _num_items(catalog),
-            min_user_events=job.min_user_events,
-            min_item_events=job.min_item_events,
-        )
-        targets = count_targets(packed, core, strict_time=job.strict_time)
-        if not targets.num_targets:
-            raise NotReadyError(
-                "no user of the log has an event before another one, so there is no sequence; "
-                "lower --min-user-events and --min-item-events, or give a longer log"
+        with clock.stage("k-core"):
+            core, num_items = k_core(
+                packed,
+                _num_items(catalog),
+                min_user_events=job.min_user_events,
+                min_item_events=job.min_item_events,
             )
-        cuts = find_cuts(packed, core, targets, job.split_ratio, strict_time=job.strict_time)
-        num_rows = _write(job, staging, packed, core, cuts, dates, targets)
-        _check_rows(num_rows, dates, targets)
-        tables = {
-            "sequences": read_table(spark, SEQUENCES, staging.uri("sequences"), "split"),
-            "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
-            "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
-        }
-        num_audits = run_audits(spark, tables, ["sequences", "histories"])
-        staging.publish([*num_rows, quarantine])
+        with clock.stage("cuts"):
+            targets = _count_targets(packed, core, job)
+            cuts = find_cuts(packed, core, targets, job.split_ratio, strict_time=job.strict_time)
+        with clock.stage("write"):
+            num_rows = _write(job, staging, packed, core, cuts, dates, targets)
+            _check_rows(num_rows, dates, targets)
+        with clock.stage("audit"):
+            tables = {
+                "sequences": read_table(spark, SEQUENCES, staging.uri("sequences"), "split"),
+                "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
+                "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
+            }
+            num_audits = run_audits(spark, tables, ["sequences", "histories"])
+        with clock.stage("publish"):
+            num_written = staging.num_bytes()
+            staging.publish([*num_rows, quarantine])
     return JobSummary(
         job=JOB,
         target="histories " + ", ".join(str(day) for day in dates),
@@ -117,8 +130,11 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
             "train until": f"{_moment(cuts.train_until):%Y-%m-%dT%H:%M:%SZ}",
             "valid until": f"{_moment(cuts.valid_until):%Y-%m-%dT%H:%M:%SZ}",
             "histories": "/".join(str(num_rows["histories", f"date={day}"]) for day in dates),
+            "bytes in": sum(file.num_bytes for file in files),
+            "bytes written": num_written,
         },
         num_audits=num_audits,
+        stages=clock.seconds,
         seconds=time.perf_counter() - started,
     )
 
@@ -211,6 +227,16 @@ def _write(
             for day in dates
         }
         return {place: rows.result() for place, rows in found.items()}
+
+
+def _count_targets(packed: DataFrame, core: Core, job: SequencesJob) -> TargetCounts:
+    targets = count_targets(packed, core, strict_time=job.strict_time)
+    if not targets.num_targets:
+        raise NotReadyError(
+            "no user of the log has an event before another one, so there is no sequence; "
+            "lower --min-user-events and --min-item-events, or give a longer log"
+        )
+    return targets
 
 
 def _check_rows(num_rows: dict[Place, int], dates: tuple[date, ...], targets: TargetCounts) -> None:

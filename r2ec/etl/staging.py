@@ -48,6 +48,12 @@ class Staging:
         paths = [self.warehouse.path(file) for file in files]
         return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
+    def num_bytes(self) -> int:
+        """Bytes of all staged files."""
+        filesystem, files = self.warehouse.filesystem, self.warehouse.list_files(*STAGING, self.run)
+        infos = filesystem.get_file_info([self.warehouse.path(file) for file in files])
+        return sum(info.size for info in infos)
+
     def publish(self, partitions: list[tuple[str, ...]]) -> None:
         """Put the staged partitions in place; one of which nothing was staged disappears."""
         _drop_checksums(self.warehouse, *STAGING, self.run)

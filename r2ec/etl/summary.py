@@ -1,9 +1,29 @@
 """The one line a job ends with."""
 
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from r2ec.etl.quarantine import reasons_text
+
+
+class StageClock:
+    """Wall seconds by stage; a stage that is entered again goes on counting."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +40,7 @@ class JobSummary:
     num_rejected: dict[str, int] = field(default_factory=dict)
     figures: dict[str, int | str] = field(default_factory=dict)
     num_audits: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -39,7 +60,8 @@ class JobSummary:
             f"quarantined {num_rejected}{reasons}",
             *(f"{name} {value}" for name, value in self.figures.items()),
             f"audits passed {self.num_audits}",
-            f"{self.seconds:.1f} s",
+            *(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items()),
+            f"total {self.seconds:.1f} s",
         ]
         return f"{self.job} {self.target}: {', '.join(parts)}"
 
