@@ -4,6 +4,7 @@ Standard library only: executors run this. An item's text never holds a lifetime
 rating, number of ratings): those count events of the test period.
 """
 
+import ast
 import hashlib
 import json
 import re
@@ -15,6 +16,8 @@ from html.parser import HTMLParser
 TITLE_CHARS, DESCRIPTION_CHARS, SHORT_CHARS = 512, 4096, 256
 LARGEST_PRICE = 1e9
 _RAW_CHARS_PER_CHAR = 16  # markup is rarely more than this many times its text
+_PRICE_CHARS = 40  # a longer text is no price but a piece of a page
+_LIST_CHARS = 1 << 20
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _INLINE_NAMES = """
     a abbr b big cite code del em font i ins kbd label mark q s samp small span strike strong sub
@@ -28,6 +31,11 @@ _BLOCK_NAMES = """
 _INLINE = frozenset(_INLINE_NAMES.split())
 _TAGS = _INLINE | frozenset(_BLOCK_NAMES.split())
 _UNREAD = frozenset({"script", "style"})
+_ENTITY = r"(?:[A-Za-z][A-Za-z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});"
+_TWICE_ESCAPED = re.compile(f"&amp;(?={_ENTITY})")
+_BARE_AMPERSAND = re.compile(f"&(?!{_ENTITY})")
+# Marks that turn the direction of what follows, or show nothing: they only mislead a reader.
+_MISLEADING = frozenset("\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +86,12 @@ def item_text(
 def clean(raw: str, max_chars: int) -> str:
     """Plain text of at most `max_chars` characters, cut on a word boundary where there is one."""
     text = raw[: max_chars * _RAW_CHARS_PER_CHAR]
+    if len(text) < len(raw) and text.rfind("<") > text.rfind(">"):
+        text = text[: text.rfind("<")]  # half a tag is no text
     if "<" in text or "&" in text:
         text = _html_text(text)
-    text = unicodedata.normalize("NFC", text)
-    text = " ".join("".join(map(_visible, text)).split())
+    text = unicodedata.normalize("NFC", "".join(map(_visible, text)))
+    text = " ".join(text.split())
     if len(text) <= max_chars:
         return text
     head, space, _ = text[: max_chars + 1].rpartition(" ")
@@ -89,14 +99,15 @@ def clean(raw: str, max_chars: int) -> str:
 
 
 def texts(raw: str | None, separator: str | None = None) -> list[str]:
-    """The texts of a raw value: a JSON list (nested or not), parts at a separator, or itself."""
+    """The texts of a raw value: a list (nested or not), parts at a separator, or itself.
+
+    A list is one of JSON, or as Python writes it.
+    """
     if raw is None or not raw.strip():
         return []
-    if raw.lstrip().startswith("["):
-        try:
-            return list(_flat(json.loads(raw)))
-        except ValueError:
-            pass  # a title may begin with a bracket
+    found = _list(raw.strip())
+    if found is not None:
+        return list(_flat(found))
     if separator:
         return [part for part in raw.split(separator) if part.strip()]
     return [raw]
@@ -104,8 +115,9 @@ def texts(raw: str | None, separator: str | None = None) -> list[str]:
 
 def parse_price(raw: str | None) -> float | None:
     """The first number of `12.99`, `$1,299.00` or `from 5.99`; None for anything else."""
-    found = _NUMBER.search(raw or "")
-    if found is None or "-" in (raw or "")[: found.start()]:
+    text = (raw or "").strip()
+    found = _NUMBER.search(text)
+    if found is None or "-" in text[: found.start()] or len(text) > _PRICE_CHARS:
         return None
     value = float(found.group().replace(",", ""))
     return value if value <= LARGEST_PRICE else None
@@ -114,6 +126,19 @@ def parse_price(raw: str | None) -> float | None:
 def _cleaned(values: list[str], max_chars: int) -> list[str]:
     cleaned = (clean(value, max_chars) for value in values)
     return [value for value in cleaned if value]
+
+
+def _list(text: str) -> list[object] | None:
+    """The list that a text spells; None for any other text: a title may begin with a bracket."""
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > _LIST_CHARS:
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
 
 
 def _flat(value: object) -> Iterable[str]:
@@ -130,10 +155,17 @@ def _visible(char: str) -> str:
     kind = unicodedata.category(char)
     if char.isspace() or kind == "Cc":
         return " "
-    return "" if kind in ("Cs", "Cn") else char
+    # Code points that are not assigned yet are kept (new emoji), those that never will be are not.
+    is_never = kind == "Cn" and (ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF)
+    return "" if kind == "Cs" or is_never or char in _MISLEADING else char
 
 
 def _html_text(text: str) -> str:
+    """Tags out, entities read; an ampersand that begins no entity is one (`R&D`, `this&not that`).
+
+    Entities escaped twice, as scraped pages have them, are read as if escaped once.
+    """
+    text = _BARE_AMPERSAND.sub("&amp;", _TWICE_ESCAPED.sub("&", _TWICE_ESCAPED.sub("&", text)))
     reader = _HtmlText()
     reader.feed(text)
     reader.close()

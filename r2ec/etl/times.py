@@ -19,6 +19,7 @@ EARLIEST_MICROS = 1  # times at or before 1970-01-01T00:00:00 are a missing valu
 LATEST_MICROS = 4_102_444_800_000_000  # 2100-01-01
 # A number means a moment of these years in one unit at most: the years of each lie apart.
 _MODERN_SECONDS = (946_684_800, 4_102_444_800)  # 2000-01-01, 2100-01-01
+_NO_SECONDS = r"([T ]\d{1,2}:\d{2})(Z|[+-]\d{2}:?\d{2})$"
 _TIMED = (TimestampType, TimestampNTZType, DateType)
 
 
@@ -33,7 +34,7 @@ def micros(column: Column, kind: DataType, unit: TimeUnit, time_format: str | No
         return F.round(column.cast("double") * factor).try_cast("bigint")
     text = F.trim(column.cast("string"))
     if unit == "iso":
-        iso = F.unix_micros(text.try_cast("timestamp"))
+        iso = F.unix_micros(_iso(text))
         if time_format is None:
             return iso
         return F.coalesce(iso, F.unix_micros(F.try_to_timestamp(text, F.lit(time_format))))
@@ -69,6 +70,13 @@ def other_unit(column: Column, kind: DataType, unit: TimeUnit) -> Column | None:
             within = (number >= first * scale) & (number < last * scale)
             found = F.when(within, reason).otherwise(found)
     return found
+
+
+def _iso(text: Column) -> Column:
+    """The moment of an ISO text; one without seconds may have a zone. A time needs its day."""
+    with_seconds = F.regexp_replace(text, _NO_SECONDS, "$1:00$2")
+    moment = F.coalesce(text.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
+    return F.when(text.rlike(r"^\d{4,6}-\d"), moment)
 
 
 def _missing_number(column: Column) -> Column:

@@ -72,6 +72,93 @@ def test_times_are_microseconds_whatever_their_unit(spark, tmp_path, unit, text)
     assert read(spark, path, time_unit=unit)[0]["time"] == 1_500_000_000_250_000
 
 
+ISO_TIMES = {
+    "2024-01-31": 1706659200,
+    "2024-01-31 10:00": 1706695200,
+    "2024-01-31T10:00:00.5": 1706695200.5,
+    "2024-01-31T10:00Z": 1706695200,
+    "2024-01-31T10:00+01:00": 1706691600,
+    "2024-01-31T10:00:00+0100": 1706691600,
+    "1999-12-31T23:59:59Z": 946684799,
+    "31.1.2024 10:00": 1706695200,
+    "10:00": None,
+    "2024": None,
+    "2024-02-30": None,
+}
+
+
+def test_iso_times_and_those_of_a_format(spark, tmp_path):
+    path = write_csv(tmp_path / "log.csv", [("U", "B", "5", text) for text in ISO_TIMES])
+    rows = read(spark, path, time_unit="iso", time_format="d.M.yyyy H:mm")
+    times = [None if row["time"] is None else row["time"] / 10**6 for row in rows]
+    assert dict(zip(ISO_TIMES, times, strict=True)) == ISO_TIMES
+    assert [row["reason"] for row in rows] == [None] * 8 + ["bad_time"] * 3
+
+
+UNITS = {
+    "ms": {
+        "1600000000": "time_in_seconds",
+        "1600000000.25": "time_in_seconds",
+        "1600000000000000": "time_in_microseconds",
+        "2020-09-13": "bad_time",
+    },
+    "s": {
+        "1600000000000": "time_in_milliseconds",
+        "1600000000000000": "time_in_microseconds",
+        "788918400": None,
+        "0": "time_out_of_range",
+        "4102444801": "time_out_of_range",
+        "4102444700": "time_in_future",
+    },
+    "us": {"1600000000000": "time_in_milliseconds", "1600000000": "time_in_seconds"},
+    "iso": {"1600000000": "time_in_seconds", "9/13/2020 12:26": "bad_time"},
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_times_in_another_unit_are_told_and_not_guessed(spark, tmp_path, unit):
+    path = write_csv(tmp_path / "log.csv", [("U", "B", "5", text) for text in UNITS[unit]])
+    rows = read(spark, path, time_unit=unit)
+    found = dict(zip(UNITS[unit], [row["reason"] for row in rows], strict=True))
+    assert found == UNITS[unit]
+
+
+def test_a_typed_time_in_another_unit_is_told_too(spark, tmp_path):
+    columns = {"user_id": ["U"], "parent_asin": ["B"], "timestamp": [1_600_000_000]}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    assert read(spark, tmp_path / "log.parquet")[0]["reason"] == "time_in_seconds"
+    assert read(spark, tmp_path / "log.parquet", time_unit="s")[0]["reason"] is None
+
+
+def test_an_event_may_not_be_later_than_the_latest_time_given(spark, tmp_path):
+    path = write_csv(tmp_path / "log.csv", [("U", "B", "5", "1000"), ("U", "B", "5", "1001")])
+    rows = read(spark, path, time_unit="s", max_time=1000 * 10**6)
+    assert [row["reason"] for row in rows] == [None, "time_in_future"]
+
+
+def test_ratings_out_of_range_and_nul_bytes_are_rejected(spark, tmp_path):
+    log = [
+        ("U", "B", "0.5", "1000"),
+        ("U", "B", "0.4", "1000"),
+        ("U", "B", "5.1", "1000"),
+        ("U", "B", "", "1000"),
+        ("U\0", "B", "5", "1000"),
+        ("U", "\0B", "5", "1000"),
+    ]
+    rows = read(spark, write_csv(tmp_path / "log.csv", log), min_rating=0.5, max_rating=5.0)
+    assert [row["reason"] for row in rows] == [
+        None,
+        "rating_out_of_range",
+        "rating_out_of_range",
+        None,
+        "nul_byte",
+        "nul_byte",
+    ]
+    objects = [dict(zip(HEADER, row, strict=True)) for row in log]
+    rows = read(spark, write_jsonl(tmp_path / "log.jsonl", objects))
+    assert [row["reason"] for row in rows] == [None] * 4 + ["nul_byte"] * 2
+
+
 @pytest.fixture
 def small_splits(spark):
     """Splits of 1,000 bytes: a file of this test is then read by many tasks."""

@@ -24,6 +24,20 @@ UNICODE = (
         ("Cafe\u0301", "Caf\u00e9"),
         ("a\u0000b\u0007c\u00a0\t\n d\u2028e", "a b c d e"),
         ("  ", ""),
+        (
+            "&lt;b&gt; &quot;x&quot; &#39;y&#x27; caf&eacute; &#8212; &nbsp;z",
+            "<b> \"x\" 'y' café — z",
+        ),
+        ("AT&amp;amp;T &amp;quot;x&amp;quot; &amp;amp;#39;", 'AT&T "x" \''),
+        (
+            "R&D, Salt&pepper, this&not that, Q&para x&y;",
+            "R&D, Salt&pepper, this&not that, Q&para x&y;",
+        ),
+        ("&#0;&#1;&#150;&bogus;", "\ufffd\u2013&bogus;"),
+        ("<!-- no --><p title='a>b'>x</p ><unknown>", "x <unknown>"),
+        ("abc\u202edcb\u202c\ufeff \u05d0", "abcdcb \u05d0"),
+        ("e\ufeff\u0301 \ufdd0\uffff\U0001ffff", "\u00e9"),
+        ("new \U0001fae9 emoji \u200d", "new \U0001fae9 emoji \u200d"),
     ],
 )
 def test_markup_becomes_text_and_unicode_is_kept(raw, plain):
@@ -56,6 +70,28 @@ def test_cleaning_text_without_markup_twice_changes_nothing(raw):
     assert clean(clean(raw, 100), 100) == clean(raw, 100)
 
 
+@given(st.text(max_size=300), st.integers(min_value=1, max_value=80))
+def test_a_long_text_is_cut_between_words_where_it_can_be(raw, max_chars):
+    whole, text = clean(raw, 10_000), clean(raw, max_chars)
+    assert whole.startswith(text)
+    rest = whole[len(text) :]
+    if rest:
+        assert rest.startswith(" ") or " " not in text
+        assert len(text) + len(rest.split()[0]) + 1 > max_chars
+
+
+def test_markup_that_is_cut_off_leaves_no_half_tag():
+    raw = "word " * 90 + '<a href="' + "x" * 100_000 + '">end</a>'
+    assert clean(raw, 500) == ("word " * 90).strip()
+
+
+def test_lists_as_python_writes_them_are_lists():
+    assert texts("['Office', \"Pens 'n' ink\"]") == ["Office", "Pens 'n' ink"]
+    assert texts("[['A', 'B'], None]") == ["A", "B"]
+    assert texts("[__import__('os')]") == ["[__import__('os')]"]
+    assert texts("[" * 5000 + "]" * 5000)
+
+
 def test_lists_keep_their_order_and_their_repeats():
     raw = '["second first", "b", "a", "b", ["nested", 3]]'
     assert texts(raw) == ["second first", "b", "a", "b", "nested", "3"]
@@ -84,6 +120,8 @@ def test_description_falls_back_on_features_and_category_on_the_main_one():
         ("\u2014", None),
         (None, None),
         ("1e999", 1.0),
+        ("$12.99 - $25.00", 12.99),
+        (".a-box-inner{background-color:#fff} .a{margin:5px}", None),
     ],
 )
 def test_a_price_is_the_first_number_or_nothing(raw, price):

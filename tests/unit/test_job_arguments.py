@@ -6,6 +6,7 @@ import pytest
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.arguments import parse_catalog_job, parse_sequences_job
 from r2ec.etl.inputs import InteractionInput, ItemInput
+from r2ec.etl.mapping import READY as READY_NAMES
 from r2ec.etl.mapping import load_mapping
 
 READY = sorted(Path("configs/mappings").glob("*.toml"), key=str)
@@ -65,6 +66,11 @@ def test_the_warehouse_may_come_from_the_environment(monkeypatch):
         ("--since yesterday", "--since 'yesterday'"),
         ("--delimiter ab", "one character"),
         ("--catalog-version latest", "--catalog-version 'latest'"),
+        ("--keep-column kind", "--keep-values"),
+        ("--keep-values purchase", "--keep-column"),
+        ("--time-format M/d/yyyy", "--time-unit iso"),
+        ("--min-rating 5 --max-rating 1", "--min-rating 5 is above"),
+        ("--max-time soon", "--max-time 'soon'"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_option(options, message):
@@ -85,8 +91,30 @@ def test_every_ready_mapping_is_loaded_by_name_and_by_path(path):
     ItemInput(paths=("x",), **mapping["items"])
 
 
-def test_the_ready_mappings_are_found():
-    assert {"amazon2023", "movielens"} <= {path.stem for path in READY}
+def test_the_ready_mappings_are_found_and_named():
+    assert tuple(path.stem for path in READY) == READY_NAMES
+
+
+def test_of_several_names_a_mapping_asks_for_none():
+    job = parse_catalog_job(["--items", "x.csv", *LOG, "--mapping", "transactions"])
+    assert job.items.required() == {"item"}
+    assert job.interactions.required() == {"user", "item", "time"}
+    assert set(job.interactions.columns()) == {"user", "item", "rating", "time"} | {
+        "quantity",
+        "invoice",
+    }
+
+
+def test_a_table_stands_in_place_of_paths():
+    job = parse_catalog_job(
+        ["--items-table", "db.items", "--interactions-table", "db.events", "--warehouse", "w"]
+    )
+    assert (job.items.table, job.items.paths) == ("db.items", ())
+    assert job.interactions.table == "db.events"
+    with pytest.raises(SystemExit):
+        parse_sequences_job([*LOG, "--interactions-table", "db.events"])
+    with pytest.raises(SystemExit):
+        parse_sequences_job(["--warehouse", "w"])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +125,10 @@ def test_the_ready_mappings_are_found():
         ("[items]\ntitle_column = 3", "title_column = 3"),
         ("[interactions]\ntime_unit = 'h'", "time_unit = 'h'"),
         ("[interactions", "no valid TOML"),
+        ("[interactions]\nmin_rating = '1'", "min_rating = '1' is not a number"),
+        ("[interactions]\nkeep_values = 'purchase'", "not a list of texts"),
+        ("[interactions]\nuser_column = ['a', 3]", "not a text"),
+        ("[items]\nkeep_column = 'x'", "unknown setting 'keep_column'"),
     ],
 )
 def test_a_wrong_mapping_says_what_is_wrong_and_where(tmp_path, text, message):
