@@ -32,6 +32,7 @@ def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
         help="items of the log without metadata: leave them out, so that build_sequences puts "
         "their rows to quarantine (default), or append them with an empty text",
     )
+    _add_register(parser)
     args = parser.parse_args(argv)
     mapping = load_mapping(args.mapping)
     log = log_input(args, mapping["interactions"]) if has_log(args) else None
@@ -43,6 +44,7 @@ def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
         warehouse=_warehouse(args),
         version=_day(args.version, "--version").isoformat() if args.version else None,
         unknown_items=args.unknown_items,
+        register=args.register,
         max_quarantine_share=_share(args),
     )
 
@@ -120,6 +122,14 @@ def _add_common(parser: argparse.ArgumentParser, *, log_required: bool) -> None:
         default=MAX_QUARANTINE_SHARE,
         metavar="X",
         help=f"largest share of rejected rows, 0 to 1 ({MAX_QUARANTINE_SHARE})",
+    )
+
+
+def _add_register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--register",
+        metavar="DB",
+        help="make the tables known to Spark's catalog, in this database",
     )
 
 

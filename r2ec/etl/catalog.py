@@ -50,12 +50,13 @@ def merge_items(items: DataFrame) -> DataFrame:
 
 
 def with_text(items: DataFrame, categories_separator: str | None) -> DataFrame:
-    """Clean the raw metadata: `item_id` and the text columns of the catalog."""
+    """Clean the raw metadata: `item_id`, the text columns of the catalog, `is_conflicting`."""
     # The kind of function is read off its type hints; the stubs want it named as well.
     make_udf: Any = arrow_udf
     cleaned = make_udf(_clean_batch(categories_separator), TEXT_TYPE)
-    texts = items.select("item_id", cleaned(*ITEM_FIELDS).alias("text"))
-    return texts.select("item_id", *[F.col("text")[name].alias(name) for name in TEXT_COLUMNS])
+    texts = items.select("item_id", "is_conflicting", cleaned(*ITEM_FIELDS).alias("text"))
+    columns = [F.col("text")[name].alias(name) for name in TEXT_COLUMNS]
+    return texts.select("item_id", "is_conflicting", *columns)
 
 
 def assign_indices(items: DataFrame, previous: DataFrame | None) -> DataFrame:

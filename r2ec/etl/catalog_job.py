@@ -16,6 +16,7 @@ from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
+from r2ec.etl.register import register
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, run_id
@@ -34,7 +35,10 @@ OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CatalogJob:
-    """What to build: `version` is an ISO day, by default that of the log's last event."""
+    """What to build: `version` is an ISO day, by default that of the log's last event.
+
+    `register` is the database of Spark's catalog that the tables are registered in.
+    """
 
     items: ItemInput
     interactions: InteractionInput | None
@@ -42,6 +46,7 @@ class CatalogJob:
     version: str | None = None
     unknown_items: Literal["quarantine", "keep"] = "quarantine"
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
+    register: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +77,9 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
         items = keep(stack, read_items(spark, files, job.items))
         counts = _count(items)
         if counts.num_rows == 0:
-            raise NotReadyError(f"--items {' '.join(job.items.paths)}: there is no item in it")
-        quarantine = _quarantine(job, staging, version, files, items, counts)
+            where = job.items.table or " ".join(job.items.paths)
+            raise NotReadyError(f"--items {where}: there is no item in it")
+        quarantine, examples = _quarantine(job, staging, version, files, items, counts)
 
         merged, num_unknown = _merge(items, seen, job.unknown_items)
         # The sort by index looks at its input twice: the texts are cleaned once.
@@ -86,8 +92,11 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
             versions = versions.unionByName(_with_version(previous, str(previous_version)))
         num_audits = run_audits(spark, {"catalog": versions}, ["catalog"])
         num_items = staging.num_rows(*place)
+        num_conflicting = texts.where("is_conflicting").count()
         num_old = previous.count() if previous is not None else 0
         staging.publish([place, quarantine])
+    if job.register:
+        register(spark, staging.warehouse, job.register, ("catalog", "quarantine"))
     kept_or_not = "kept" if job.unknown_items == "keep" else "left out"
     return JobSummary(
         job=JOB,
@@ -97,9 +106,11 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
         num_duplicates=counts.num_good - counts.num_items,
         duplicates_are="merged with others of their item",
         num_rejected=counts.rejected,
+        examples=examples,
         figures={
             "items": num_items,
             "new items": num_items - num_old,
+            "items with conflicting metadata": num_conflicting,
             f"items of the log without metadata ({kept_or_not})": num_unknown,
         },
         num_audits=num_audits,
@@ -114,18 +125,20 @@ def _quarantine(
     files: list[InputFile],
     items: DataFrame,
     counts: _ItemCounts,
-) -> tuple[str, ...]:
-    """Stage the rejected rows and check their share; returns the partition."""
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Stage the rejected rows and check their share; returns the partition and examples."""
     quarantine = Quarantine(
         job=JOB,
         day=version,
         run_id=run_id(JOB, version, job),
         max_share=job.max_quarantine_share,
     )
+    examples = {}
     if counts.rejected:
-        quarantine.stage(staging, items.where(F.col("reason").isNotNull()), files)
-    quarantine.check(staging, counts.rejected, counts.num_rows)
-    return quarantine.place
+        rejected = items.where(F.col("reason").isNotNull())
+        examples = quarantine.stage(staging, rejected, files)
+    quarantine.check(staging, counts.rejected, counts.num_rows, examples)
+    return quarantine.place, examples
 
 
 def _merge(items: DataFrame, seen: DataFrame, unknown_items: str) -> tuple[DataFrame, int]:

@@ -17,12 +17,15 @@ Job = TypeVar("Job")
 
 
 def main(parse: Callable[[], Job], run: Callable[[SparkSession, Job], JobSummary]) -> None:
-    """Parse the command line, run the job, print its line; exits 0, 1, 2, 3 or 4."""
+    """Parse the command line, run the job, print what it did; exits 0, 1, 2, 3 or 4."""
     try:
         job = parse()
         spark = open_session(run.__module__.rsplit(".", 1)[-1].removesuffix("_job"))
         try:
-            print(run(spark, job).line(), flush=True)
+            summary = run(spark, job)
+            if summary.num_rejected:
+                print(summary.table())
+            print(summary.line(), flush=True)
         finally:
             spark.stop()
     except R2ecError as error:

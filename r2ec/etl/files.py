@@ -198,6 +198,6 @@ def _table(spark: SparkSession, name: str, option: str) -> InputFile:
         uri=name,
         read_path=name,
         format="table",
-        num_bytes=min(int(size.toString()), _LARGEST_TABLE_BYTES),
+        num_bytes=min(int(str(size)), _LARGEST_TABLE_BYTES),
         columns=columns,
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from r2ec.etl.quarantine import reasons_text
+from r2ec.etl.reasons import reasons_table
 
 
 class StageClock:
@@ -38,6 +39,7 @@ class JobSummary:
     duplicates_are: str = "exact duplicates dropped"
     num_filtered: dict[str, int] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     figures: dict[str, int | str] = field(default_factory=dict)
     num_audits: int = 0
     stages: dict[str, float] = field(default_factory=dict)
@@ -47,6 +49,10 @@ class JobSummary:
         left_out = sum(self.num_filtered.values()) + sum(self.num_rejected.values())
         accounted = self.rows_kept + self.num_duplicates + left_out
         assert self.rows_in == accounted, f"{self.rows_in} rows in, {accounted} accounted for"
+
+    def table(self) -> str:
+        """The rejected rows by reason, each with an example; empty when there is none."""
+        return reasons_table(self.num_rejected, self.examples) if self.num_rejected else ""
 
     def line(self) -> str:
         """The summary as people and logs read it."""

@@ -178,3 +178,60 @@ def test_bad_metadata_is_named_and_leaves_the_catalog_as_it_was(spark, tmp_path)
     (quarantine,) = set(after) - set(before)
     assert len(after.pop(quarantine)) == 10
     assert after == before
+
+
+def test_of_conflicting_rows_the_newest_value_that_is_not_empty_wins(spark, tmp_path):
+    """By the time column where there is one, then by the place in the input; never by chance."""
+    rows = [
+        ("B1", "newest", "", "2024-03-01"),
+        ("B1", "older", "Acme", "2024-02-01T00:00:00Z"),
+        ("B1", "undated", "Nobody", "some day"),
+        ("B2", "one", "", "2024-01-01"),
+        ("B2", "two", "", "2024-01-01"),
+        ("B3", "same", "S", "2024-01-01"),
+        ("B3", "same", "", "2024-01-02"),
+        ("B4", "kept", "S", "2024-01-05"),
+        ("B4", "[]", "null", "2024-01-06"),
+    ]
+    header = ("parent_asin", "title", "store", "changed")
+    names = [f"part-{n}.csv" for n in range(3)]
+    for number, name in enumerate(names):
+        write_csv(tmp_path / "meta" / name, rows[number * 3 : number * 3 + 3], header)
+    options = ("--items", tmp_path / "meta", "--version", "2024-04-01")
+    summary = run_catalog(spark, tmp_path / "w", *options, "--updated-column", "changed")
+    found = [(r["title"], r["store"]) for r in catalog(tmp_path / "w", "2024-04-01")]
+    assert found == [("newest", "Acme"), ("two", None), ("same", "S"), ("kept", "S")]
+    assert summary.figures["items with conflicting metadata"] == 2
+    assert summary.num_duplicates == 5
+    run_catalog(spark, tmp_path / "w2", *options)
+    found = [(r["title"], r["store"]) for r in catalog(tmp_path / "w2", "2024-04-01")]
+    assert found[0] == ("undated", "Nobody")
+
+
+def test_the_table_of_reasons_has_an_example_of_each(spark, tmp_path):
+    lines = ['{"parent_asin":"B1"}', '{"parent_asin":""}', "{broken", '{"title":"no id"}']
+    items = write_lines(tmp_path / "meta.jsonl", lines)
+    options = ("--version", "2024-01-01", "--max-quarantine-share")
+    summary = run_catalog(spark, tmp_path / "w", "--items", items, *options, 0.75)
+    assert [line.split()[:2] for line in summary.table().splitlines()[:2]] == [
+        ["reason", "rows"],
+        ["missing_item", "2"],
+    ]
+    assert 'e.g. {"parent_asin":""}' in summary.table()
+    assert "e.g. {broken" in summary.table()
+    with pytest.raises(GateError, match=r'missing_item: no item.*such as .{"parent_asin":""}'):
+        run_catalog(spark, tmp_path / "w", "--items", items, *options, 0.1)
+
+
+def test_a_title_of_a_megabyte_and_control_characters_do_no_harm(spark, tmp_path):
+    rows = [
+        {"parent_asin": "B1", "title": "word " * 200_000, "description": ["a\u0000b\u001b[31m"]},
+        {"parent_asin": "B\u0000", "title": "x"},
+    ]
+    items = write_jsonl(tmp_path / "meta.jsonl.gz", rows)
+    options = ("--version", "2024-01-01", "--max-quarantine-share", 0.5)
+    summary = run_catalog(spark, tmp_path / "w", "--items", items, *options)
+    (row,) = catalog(tmp_path / "w", "2024-01-01")
+    assert len(row["title"]) == 509
+    assert row["description"] == "a b [31m"
+    assert summary.num_rejected == {"nul_byte": 1}
