@@ -61,11 +61,14 @@ def parquet_schema(spark: SparkSession, uri: str) -> tuple[tuple[str, ...], str]
         try:
             schema = reader.getFooter().getFileMetaData().getSchema()
             names = tuple(str(field.getName()) for field in schema.getFields())
-            return names, str(schema.toString())
+            text = str(schema.toString())
         finally:
             reader.close()
     except Py4JJavaError as error:
         raise unreadable(uri, error) from error
+    if nanosecond_columns(text):
+        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+    return names, text
 
 
 def nanosecond_columns(schema: str) -> frozenset[str]:

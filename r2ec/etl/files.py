@@ -5,6 +5,7 @@ A file's number in this order stands for its name wherever the place of a row co
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ EXTENSIONS = {
     "parquet": "parquet",
 }
 _COMPRESSED = re.compile(r"\.(gz|bz2|zst|lz4|snappy|deflate)$", re.IGNORECASE)
+_LOOKERS = 8
 LOCAL_SLASHES = "^file:/+"
 # Spark says of a view whose size it cannot tell that it is the largest possible.
 _LARGEST_TABLE_BYTES = 1 << 34
@@ -77,10 +79,10 @@ def find_inputs(
         if not statuses:
             raise NotReadyError(f"{option} {path}: no such file or folder, or nothing in it")
         found |= {plain_uri(status.getPath().toUri().toString()): status for status in statuses}
-    files = []
+    unread = []
     for number, (uri, status) in enumerate(sorted(found.items())):
         kind, separator = _kind(uri, source.format, option)
-        unread = InputFile(
+        file = InputFile(
             number=number,
             uri=uri,
             read_path=re.sub(r"([\\{}\[\]*?])", r"\\\1", status.getPath().toString()),
@@ -90,8 +92,10 @@ def find_inputs(
             has_header=not source.column_names,
             columns=source.column_names,
         )
-        files.append(_looked_into(spark, unread, source.skip_broken_files))
-    return files
+        unread.append(file)
+    # Looking into a file is mostly waiting for its store.
+    with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
+        return list(pool.map(lambda file: _looked_into(spark, file, source), unread))
 
 
 def plain_uri(uri: str) -> str:
@@ -155,18 +159,21 @@ def _walk(spark: SparkSession, path: str) -> Iterator[Any]:
         raise NotReadyError(f"{path}: cannot be listed: {java_message(error)}") from error
 
 
-def _looked_into(spark: SparkSession, file: InputFile, skip_broken: bool) -> InputFile:
+def _looked_into(
+    spark: SparkSession, file: InputFile, source: InteractionInput | ItemInput
+) -> InputFile:
     """The file with its columns, or with what is wrong with it if it may be skipped."""
     try:
         known = _with_columns(spark, file)
     except UsageError:
         raise
     except R2ecError as error:
-        if not skip_broken:
+        if not source.skip_broken_files:
             raise
         return replace(file, error=str(error).split("; ", 1)[0])
-    error_text = reading_error(spark, file.format, file.read_path) if skip_broken else None
-    return replace(known, error=error_text)
+    if not source.skip_broken_files or not file.num_bytes:
+        return known
+    return replace(known, error=reading_error(spark, file.format, file.read_path))
 
 
 def _with_columns(spark: SparkSession, file: InputFile) -> InputFile:

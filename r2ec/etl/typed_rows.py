@@ -20,8 +20,6 @@ def read_parquet(spark: SparkSession, files: list[InputFile], columns: dict[str,
     The files have one schema. Timestamps in nanoseconds lose what is below microseconds.
     """
     nanoseconds = nanosecond_columns(files[0].schema)
-    if nanoseconds:
-        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     values = [
         _micros(column) if column in nanoseconds else _quoted(column)
         for column in _wanted(files[0], columns)
