@@ -39,9 +39,9 @@ class InputFile:
 
     `uri` is the address that Spark reports for each row, in its plain form; `read_path` is what
     Spark is told to read (pattern characters escaped). A file without a row has no `columns`.
-    `has_header` is of CSV alone, `schema` of Parquet (as its footer has it). With an `error` the
-    file cannot be read. A table of Spark's catalog is a file of the format `table`: both addresses
-    are its name.
+    `has_header` and `is_multi_line` are of CSV alone, `schema` of Parquet (as its footer has it).
+    With an `error` the file cannot be read. A table of Spark's catalog is a file of the format
+    `table`: both addresses are its name.
     """
 
     number: int
@@ -51,6 +51,7 @@ class InputFile:
     num_bytes: int
     delimiter: str = ","
     has_header: bool = True
+    is_multi_line: bool = False
     columns: tuple[str, ...] = ()
     schema: str = ""
     error: str | None = None
@@ -90,6 +91,7 @@ def find_inputs(
             num_bytes=status.getLen(),
             delimiter=source.delimiter or separator,
             has_header=not source.column_names,
+            is_multi_line=source.multi_line and kind == "csv",
             columns=source.column_names,
         )
         unread.append(file)

@@ -13,6 +13,7 @@ LOG_OPTIONS = {
     "interactions_format": "format",
     "delimiter": "delimiter",
     "column_names": "column_names",
+    "multi_line": "multi_line",
     "user_column": "user_column",
     "item_column": "item_column",
     "rating_column": "rating_column",
@@ -31,6 +32,7 @@ ITEM_OPTIONS = {
     "items_format": "format",
     "items_delimiter": "delimiter",
     "items_column_names": "column_names",
+    "items_multi_line": "multi_line",
     "items_item_column": "item_column",
     "categories_separator": "categories_separator",
     "updated_column": "updated_column",
@@ -49,6 +51,12 @@ def add_log_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     log.add_argument("--delimiter", metavar="CHAR", help="of CSV files (',', in .tsv a tab)")
     log.add_argument(
         "--column-names", type=_names, metavar="A,B,…", help="columns of CSV files without a header"
+    )
+    log.add_argument(
+        "--multi-line",
+        action="store_true",
+        default=None,
+        help="quoted values of CSV files may hold line breaks (one task a file)",
     )
     log.add_argument("--user-column", metavar="NAME", help="default user_id")
     log.add_argument("--item-column", metavar="NAME", help="default parent_asin")
@@ -96,6 +104,12 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="A,B,…",
         help="columns of CSV files without a header",
+    )
+    items.add_argument(
+        "--items-multi-line",
+        action="store_true",
+        default=None,
+        help="quoted values of CSV files may hold line breaks (one task a file)",
     )
     items.add_argument("--items-item-column", metavar="NAME", help="the item's id (as in the log)")
     for name in ITEM_FIELDS:

@@ -16,10 +16,11 @@ class InteractionInput:
     """The log: one row per user-item event, in files or in a table of Spark's catalog.
 
     `named` are the settings that the person asked for. `column_names` are the columns of CSV files
-    without a header. `time_format` reads the times that are no ISO texts. Rows whose `keep_column`
-    has none of the `keep_values` are no part of the log; rows of a cancelled purchase (a
-    `quantity_column` of 0 or less, an `invoice_column` that begins with `cancelled_prefix`) are
-    rejected. `max_time` is in microseconds.
+    without a header; with `multi_line` a quoted value of theirs may hold line breaks. `time_format`
+    reads the times that are no ISO texts. Rows whose `keep_column` has none of the `keep_values`
+    are no part of the log; rows of a cancelled purchase (a `quantity_column` of 0 or less, an
+    `invoice_column` that begins with `cancelled_prefix`) are rejected. `max_time` is in
+    microseconds.
     """
 
     paths: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class InteractionInput:
     format: str = "auto"
     delimiter: str | None = None
     column_names: tuple[str, ...] = ()
+    multi_line: bool = False
     skip_broken_files: bool = False
     user_column: ColumnName = "user_id"
     item_column: ColumnName = "parent_asin"
@@ -84,6 +86,7 @@ class ItemInput:
     format: str = "auto"
     delimiter: str | None = None
     column_names: tuple[str, ...] = ()
+    multi_line: bool = False
     skip_broken_files: bool = False
     item_column: ColumnName = "parent_asin"
     title_column: ColumnName = "title"

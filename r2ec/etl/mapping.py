@@ -16,6 +16,7 @@ SECTIONS: dict[str, type[InteractionInput] | type[ItemInput]] = {
 READY = ("amazon2018", "amazon2023", "events", "movielens", "transactions")
 _NOT_MAPPED = {"paths", "table", "named", "skip_broken_files", "max_time"}
 _LISTS = {"column_names", "keep_values"}
+_FLAGS = {"multi_line"}
 _NUMBERS = {"min_rating", "max_rating"}
 
 
@@ -48,7 +49,7 @@ def _section(name: str, section: str, settings: dict[str, object]) -> dict[str, 
             raise UsageError(
                 f"mapping {name}, [{section}]: unknown setting {setting!r}; known: {_names(known)}"
             )
-        wrong = f"mapping {name}, [{section}]: {setting} = {value!r} is not a "
+        wrong = f"mapping {name}, [{section}]: {setting} = {value!r} is not "
         checked[setting] = _value(setting, value, wrong)
     return checked
 
@@ -58,16 +59,20 @@ def _value(setting: str, value: object, wrong: str) -> object:
     is_list = isinstance(value, list) and value and all(_is_text(part) for part in value)
     if setting in _LISTS or (is_list and setting.endswith(("_column", "order_by"))):
         if not is_list:
-            raise UsageError(f"{wrong}list of texts")
+            raise UsageError(f"{wrong}a list of texts")
         return tuple(value)  # type: ignore[arg-type]
+    if setting in _FLAGS:
+        if not isinstance(value, bool):
+            raise UsageError(f"{wrong}true or false")
+        return value
     if setting in _NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{wrong}number")
+            raise UsageError(f"{wrong}a number")
         return float(value)
     if not _is_text(value):
-        raise UsageError(f"{wrong}text")
+        raise UsageError(f"{wrong}a text")
     if setting == "time_unit" and value not in TIME_UNITS:
-        raise UsageError(f"{wrong}unit of time; give one of {_names(TIME_UNITS)}")
+        raise UsageError(f"{wrong}a unit of time; give one of {_names(TIME_UNITS)}")
     return value
 
 

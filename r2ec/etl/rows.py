@@ -9,7 +9,7 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
 from r2ec.etl.files import InputFile
 from r2ec.etl.session import SPLIT_BYTES
-from r2ec.etl.text_rows import parse_lines, read_lines
+from r2ec.etl.text_rows import parse_lines, read_lines, read_records, record_values
 from r2ec.etl.typed_rows import read_parquet, read_table, typed_values
 
 # place = number of the file, then the row's position in it: one int64 in the order of the input.
@@ -75,6 +75,8 @@ def _group(spark: SparkSession, files: list[InputFile], columns: dict[str, str])
     if files[0].format == "parquet":
         rows = _placed(spark, read_parquet(spark, files, columns), files)
         return typed_values(rows, files[0], columns)
+    if files[0].is_multi_line:
+        return record_values(_placed(spark, read_records(spark, files), files), files[0], columns)
     return parse_lines(_placed(spark, read_lines(spark, files), files), files[0], columns)
 
 

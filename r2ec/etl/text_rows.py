@@ -51,12 +51,55 @@ def parse_lines(lines: DataFrame, file: InputFile, columns: dict[str, str]) -> D
     )
 
 
+def read_records(spark: SparkSession, files: list[InputFile]) -> DataFrame:
+    """The struct `parsed` of each record of CSV files whose values may go over several lines.
+
+    A file is read by one task: `position` is the record's number in it, `path` the file's.
+    """
+    options = _csv_options(files[0]) | {
+        "multiLine": "true",
+        "header": str(files[0].has_header).lower(),
+    }
+    reader = spark.read.schema(_csv_schema(files[0])).options(**options)
+    records = reader.csv([file.read_path for file in files])
+    return records.select(
+        F.struct(*records.columns).alias("parsed"),
+        F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1)).alias("position"),
+        F.col("_metadata.file_path").alias("path"),
+    )
+
+
+def record_values(records: DataFrame, file: InputFile, columns: dict[str, str]) -> DataFrame:
+    """`place`, `line`, `reason` and a text per column from `place` and `parsed`.
+
+    The line of a record is written anew from its values, save that of a broken one.
+    """
+    row = F.col("parsed")
+    options = {"sep": file.delimiter, "escape": '"', "ignoreLeadingWhiteSpace": "false"}
+    line = F.coalesce(row["_broken"], F.to_csv(row.dropFields("_broken"), options))
+    return records.select(
+        "place",
+        line.alias("line"),
+        F.when(line.contains("\ufffd"), "bad_encoding")
+        .when(row["_broken"].isNotNull(), "broken_row")
+        .alias("reason"),
+        *[_field(row, file, column).alias(name) for name, column in columns.items()],
+    )
+
+
 def _parsed_csv(file: InputFile) -> Column:
     """A struct `c0, c1, …` of the line's values; `_broken` is set where their number is wrong."""
+    return F.from_csv(F.col("value"), _csv_schema(file), _csv_options(file))
+
+
+def _csv_schema(file: InputFile) -> str:
     names = [*(f"c{index}" for index in range(len(file.columns))), "_broken"]
-    schema = ", ".join(f"{name} string" for name in names)
+    return ", ".join(f"{name} string" for name in names)
+
+
+def _csv_options(file: InputFile) -> dict[str, str]:
     options = {"sep": file.delimiter, "escape": '"', "columnNameOfCorruptRecord": "_broken"}
-    return F.from_csv(F.col("value"), schema, options | {"maxCharsPerColumn": "-1"})
+    return options | {"maxCharsPerColumn": "-1"}
 
 
 def _parsed_json(value: Column, columns: dict[str, str]) -> Column:

@@ -229,6 +229,45 @@ def test_quotes_and_separators_in_quotes_are_read_as_csv_has_them(spark, tmp_pat
     assert events(rows) == [('U "1", x', "B1", 4.5, 10**6), ("U2", "B2", None, 2 * 10**6)]
 
 
+MULTI_LINE = """user_id,parent_asin,note,timestamp
+U1,B1,"two
+lines, ""quoted""
+
+and a blank one",1000
+U2,B2,,2000
+
+,B3,"x
+y",3000
+U4,B4,4000
+U5,B5,"it",soon
+"""
+
+
+def test_values_over_several_lines_are_read_on_request(spark, small_splits, tmp_path):
+    """Records stay in order and in their files, however large the files are."""
+    (tmp_path / "a.csv").write_text(MULTI_LINE)
+    long = MULTI_LINE.splitlines(keepends=True)
+    (tmp_path / "b.csv").write_text(long[0] + "".join(long[1:6]) * 300)
+    rows = read(spark, tmp_path, multi_line=True)
+    first = [row for row in rows if row["place"] >> POSITION_BITS == 0]
+    assert [row["reason"] for row in first] == [
+        None,
+        None,
+        "missing_user",
+        "broken_row",
+        "bad_time",
+    ]
+    assert events(first[:2]) == [("U1", "B1", None, 10**6), ("U2", "B2", None, 2 * 10**6)]
+    assert [row["line"].replace('"', "") for row in first[2:]] == [
+        ",B3,x\ny,3000",
+        "U4,B4,4000",
+        "U5,B5,it,soon",
+    ]
+    assert [row["user_id"] for row in rows[5:]] == ["U1", "U2"] * 300
+    assert len({row["place"] for row in rows}) == 605
+    assert {row["reason"] for row in read(spark, tmp_path / "a.csv")} > {None, "broken_row"}
+
+
 DIRTY_CSV = {
     "U1,B1": "broken_row",
     "U1,B1,5,1000,more": "broken_row",

@@ -127,6 +127,7 @@ def test_a_table_stands_in_place_of_paths():
         ("[interactions", "no valid TOML"),
         ("[interactions]\nmin_rating = '1'", "min_rating = '1' is not a number"),
         ("[interactions]\nkeep_values = 'purchase'", "not a list of texts"),
+        ("[items]\nmulti_line = 'yes'", "multi_line = 'yes' is not true or false"),
         ("[interactions]\nuser_column = ['a', 3]", "not a text"),
         ("[items]\nkeep_column = 'x'", "unknown setting 'keep_column'"),
     ],
