@@ -41,6 +41,13 @@ class Chunk:
     rating: pa.Array
     place: pa.Array
 
+    @classmethod
+    def of_rows(cls, *, user_id: pa.Array, **columns: pa.Array) -> "Chunk":
+        """The chunk of events that have their user beside them, each user's rows together."""
+        runs = pc.run_end_encode(user_id)
+        num_events = pc.subtract(runs.run_ends, shifted(runs.run_ends, 0))
+        return cls(user_id=runs.values, num_events=num_events, **columns)
+
     @property
     def size(self) -> int:
         """Number of events."""

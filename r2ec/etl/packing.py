@@ -22,6 +22,7 @@ from r2ec.etl.chunks import (
 # Not errors of the row: they leave the log, are counted, and are not put to quarantine.
 OUTSIDE_WINDOW = "outside_window"
 ROBOT = "robot"
+_EVENT_COLUMNS = ("user_id", "item_index", "time", "rating", "place")
 _DAY_MICROS = pa.scalar(86_400_000_000)
 
 PACKED_SCHEMA = (
@@ -153,18 +154,9 @@ def robots(chunk: Chunk, max_user_events_per_day: int) -> pa.Array:
 
 def _chunk(events: pa.Table) -> tuple[Chunk, pa.Array]:
     """The events as a chunk, and their lines."""
-    columns = {name: events[name].combine_chunks() for name in events.column_names}
-    runs = pc.run_end_encode(columns["user_id"])
-    ends = runs.run_ends
-    chunk = Chunk(
-        user_id=runs.values,
-        num_events=pc.subtract(ends, shifted(ends, 0)),
-        item_index=columns["item_index"],
-        time=columns["time"],
-        rating=columns["rating"],
-        place=columns["place"],
-    )
-    return chunk, columns["line"]
+    columns = {name: events[name].combine_chunks() for name in (*_EVENT_COLUMNS, "line")}
+    lines = columns.pop("line")
+    return Chunk.of_rows(**columns), lines
 
 
 def _row(chunk: Chunk, rejected: pa.Table, num_duplicates: int) -> pa.RecordBatch:

@@ -8,6 +8,7 @@ follows from the task's place alone, and so do its rows: a task that runs twice 
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,6 @@ from r2ec.storage import Warehouse
 
 FILE_BYTES, LARGEST_FILE_BYTES = 256 * 1024 * 1024, 512 * 1024 * 1024
 ROW_GROUP_ROWS = 131_072
-_WRITTEN = pa.schema([("name", pa.string()), ("num_rows", pa.int64()), ("num_bytes", pa.int64())])
 
 MakeRows = Callable[[Chunk], Iterator[pa.Table]]
 
@@ -39,25 +39,30 @@ def write_parts(
     schema = table.schema
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        context = TaskContext.get()
-        assert context is not None
-        part = PartWriter(Warehouse(root), folder, schema, context.partitionId())
-        try:
+        with PartWriter(Warehouse(root), folder, schema, task_number()) as part:
             for chunk in read_chunks(batches):
                 for rows in make_rows(chunk):
                     part.add(rows)
-            yield part.close()
-        finally:
-            part.discard()
+        yield pa.RecordBatch.from_pydict({"num_rows": [part.num_rows]})
 
-    columns = "name string, num_rows bigint, num_bytes bigint"
     chunks = packed.select(*COLUMNS).coalesce(num_tasks)
-    written = map_in_arrow(chunks, write, columns).collect()
+    written = map_in_arrow(chunks, write, "num_rows bigint").collect()
     return sum(row["num_rows"] for row in written)
 
 
+def task_number() -> int:
+    """The number of the partition that this task works on."""
+    context = TaskContext.get()
+    assert context is not None
+    return context.partitionId()
+
+
 class PartWriter:
-    """The files of one task: a new one is begun when the last has grown large."""
+    """The files of one task: a new one is begun when the last has grown large.
+
+    Used as a context: leaving it finishes the last file, or removes it after an error. `num_rows`
+    counts all rows.
+    """
 
     def __init__(
         self, warehouse: Warehouse, folder: tuple[str, ...], schema: pa.Schema, task: int
@@ -70,27 +75,27 @@ class PartWriter:
         self._pending: list[pa.Table] = []
         self._name = self._hidden = ""
         self._sink: pa.NativeFile | None = None
-        self._num_rows = 0
-        self._written: list[dict[str, object]] = []
+        self._num_files = 0
+        self.num_rows = 0
 
     def add(self, rows: pa.Table) -> None:
         """Append rows; they are written when a row group is full."""
+        if not rows.num_rows:
+            return
         self._pending.append(rows)
         if sum(table.num_rows for table in self._pending) >= ROW_GROUP_ROWS:
             self._flush()
 
-    def close(self) -> pa.RecordBatch:
-        """Finish the last file; returns name, rows and bytes of each."""
-        self._flush()
-        self._finish_file()
-        return pa.RecordBatch.from_pylist(self._written, schema=_WRITTEN)
+    def __enter__(self) -> Self:
+        return self
 
-    def discard(self) -> None:
-        """Remove the file that was begun and not finished, if there is one."""
-        if self._sink is None:
-            return
-        self._sink.close()
-        self._warehouse.remove_file(*self._folder, self._hidden)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            self._finish_file()
+        elif self._sink is not None:
+            self._sink.close()
+            self._warehouse.remove_file(*self._folder, self._hidden)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -102,12 +107,12 @@ class PartWriter:
         assert self._writer is not None
         assert self._sink is not None
         self._writer.write_table(rows, row_group_size=rows.num_rows)
-        self._num_rows += rows.num_rows
+        self.num_rows += rows.num_rows
         if self._sink.tell() >= LARGEST_FILE_BYTES - FILE_BYTES // 2:
             self._finish_file()
 
     def _open_file(self) -> None:
-        self._name = f"part-{self._task:05d}-{len(self._written):03d}.parquet"
+        self._name = f"part-{self._task:05d}-{self._num_files:03d}.parquet"
         self._hidden = f".{self._name}.{uuid.uuid4().hex}.tmp"
         if self._warehouse.is_s3:
             self._hidden = self._name  # an object appears when it is whole
@@ -125,13 +130,9 @@ class PartWriter:
         if self._writer is None or self._sink is None:
             return
         self._writer.close()
-        num_bytes = self._sink.tell()
         self._sink.close()
         self._writer, self._sink = None, None
         if not self._warehouse.is_s3:
             old, new = (self._warehouse.path(*self._folder, n) for n in (self._hidden, self._name))
             os.replace(old, new)
-        self._written.append(
-            {"name": self._name, "num_rows": self._num_rows, "num_bytes": num_bytes}
-        )
-        self._num_rows = 0
+        self._num_files += 1
