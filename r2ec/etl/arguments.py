@@ -16,7 +16,7 @@ from r2ec.etl.input_arguments import (
 )
 from r2ec.etl.mapping import load_mapping
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE
-from r2ec.etl.sequences_job import SequencesJob
+from r2ec.etl.sequences_input import SequencesJob
 
 
 def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
@@ -81,7 +81,13 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         metavar="N",
         help="a user with more on any day (UTC) is a robot: all their events go to quarantine",
     )
+    parser.add_argument(
+        "--incremental",
+        action="store_true",
+        help="add the histories of --date to those of the day before, reading the log's new files",
+    )
     parser.add_argument("--split-ratio", default="0.8,0.1,0.1", metavar="T,V,T", help="0.8,0.1,0.1")
+    _add_register(parser)
     args = parser.parse_args(argv)
     for name in ("window", "min_user_events", "min_item_events", "max_user_events_per_day"):
         value = getattr(args, name)
@@ -102,6 +108,8 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         until=micros(args.until, "--until"),
         strict_time=args.strict_time,
         max_user_events_per_day=args.max_user_events_per_day,
+        incremental=args.incremental,
+        register=args.register,
         split_ratio=_ratio(args.split_ratio),
         max_quarantine_share=_share(args),
     )

@@ -2,8 +2,9 @@
 
 A history holds a user's last `window` events. New events at its times come after it: they lie in
 files that follow those it was made from. What was cut off its beginning cannot matter, but for one
-case: a full history and a new event at the very time of its oldest entry. Whether that event is an
-exact duplicate of one that was cut off cannot be told; such users are counted as undecided.
+case: a full history and a new event at the very time of its oldest entry, yet unlike the entries of
+that time. Whether it is an exact duplicate of one that was cut off cannot be told; such users are
+counted as undecided.
 """
 
 import pyarrow as pa
@@ -46,11 +47,12 @@ def merge_histories(
         return known, 0
     old = known.filter(changed)
     new = events.filter(pc.is_in(events["user_id"], value_set=old["user_id"]))
-    chunk = _chunk(pa.concat_tables([_entries(old), new]))
+    entries = _entries(old)
+    chunk = _chunk(pa.concat_tables([entries, new]))
     merged = pa.concat_tables([*history_rows(chunk, until=until, window=window)])
     rows = pa.concat_tables([known.filter(pc.invert(changed)), merged])
     by_user = pc.sort_indices(rows["user_id"])
-    return rows.take(by_user), _num_undecided(old, new, window)
+    return rows.take(by_user), _num_undecided(old, entries, new, window)
 
 
 def _entries(histories: pa.Table) -> pa.Table:
@@ -76,7 +78,7 @@ def _chunk(events: pa.Table) -> Chunk:
     return chunk if is_first is None else chunk.where(is_first)
 
 
-def _num_undecided(old: pa.Table, new: pa.Table, window: int) -> int:
+def _num_undecided(old: pa.Table, entries: pa.Table, new: pa.Table, window: int) -> int:
     lists = old["history_time"].combine_chunks()
     is_full = pc.greater_equal(pc.list_value_length(lists), window)
     full = lists.filter(is_full)
@@ -85,5 +87,13 @@ def _num_undecided(old: pa.Table, new: pa.Table, window: int) -> int:
     oldest = pc.list_element(full, 0).cast(pa.int64())
     users = old["user_id"].combine_chunks().filter(is_full)
     at_oldest = pa.table({"user_id": users, "time": oldest})
-    met = new.select(["user_id", "time"]).join(at_oldest, ["user_id", "time"], join_type="inner")
-    return len(pc.unique(met["user_id"]))
+    met = _keys(new).join(at_oldest, ["user_id", "time"], join_type="inner")
+    unheard = met.join(_keys(entries), met.column_names, join_type="left anti")
+    return len(pc.unique(unheard["user_id"]))
+
+
+def _keys(events: pa.Table) -> pa.Table:
+    """What makes two events exact duplicates; a missing rating equals another one."""
+    columns = [events[name] for name in ("user_id", "time", "item_index")]
+    rating = pc.fill_null(events["rating"], float("-inf"))
+    return pa.table([*columns, rating], names=["user_id", "time", "item_index", "rating"])

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import date
 
+from r2ec.etl.staging import STAGING, Staging
 from r2ec.storage import Warehouse
 
 STATE_NAME = "_made_from.json"
@@ -34,6 +36,12 @@ class HistoryState:
     def to_bytes(self) -> bytes:
         """JSON, the same for the same state."""
         return json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode()
+
+
+def stage_state(staging: Staging, day: date, state: HistoryState) -> None:
+    """Lay the state beside the staged histories of a day: they are put in place together."""
+    folder = (*STAGING, staging.run, "histories", f"date={day}")
+    staging.warehouse.replace_file(state.to_bytes(), *folder, STATE_NAME)
 
 
 def load_state(warehouse: Warehouse, day: str) -> HistoryState | None:

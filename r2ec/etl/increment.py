@@ -43,21 +43,24 @@ class Increment:
 
 
 def plan_increment(
-    warehouse: Warehouse, day: date, wanted: HistoryState, files: list[InputFile]
+    warehouse: Warehouse,
+    day: date,
+    files: list[InputFile],
+    *,
+    options: str,
+    window: int,
+    num_catalog_items: int,
 ) -> Increment | str:
-    """The increment that makes the histories of `day`, or why there is none.
-
-    `wanted` has the options and catalog of this run, without its files.
-    """
+    """The increment that makes the histories of `day` with these settings, or why there is none."""
     earlier = [d for d in warehouse.partitions("histories", "date") if d < day.isoformat()]
     if not earlier:
         return "there are no histories of an earlier day"
     state = load_state(warehouse, earlier[-1])
     if state is None:
         return f"what the histories of {earlier[-1]} were made from is not known"
-    if (state.options, state.window) != (wanted.options, wanted.window):
+    if (state.options, state.window) != (options, window):
         return f"the histories of {earlier[-1]} were made with other options"
-    if state.num_items > wanted.num_items:
+    if state.num_items > num_catalog_items:
         return f"the histories of {earlier[-1]} were made with a later catalog"
     known = {file.uri: file for file in state.files}
     changed = [f.uri for f in files if f.uri in known and known[f.uri].num_bytes != f.num_bytes]
@@ -84,12 +87,12 @@ def new_items_are_older(catalog: DataFrame, increment: Increment) -> bool:
     return older.limit(1).count() > 0
 
 
-def merged_state(increment: Increment, wanted: HistoryState, read: HistoryState) -> HistoryState:
+def merged_state(increment: Increment, read: HistoryState) -> HistoryState:
     """The state after the increment: the files of the base and those read now."""
     files = {file.uri: file for file in (*increment.state.files, *read.files)}
     num_unknown = increment.state.num_unknown + read.num_unknown
     by_name = tuple(files[uri] for uri in sorted(files))
-    return replace(wanted, files=by_name, num_unknown=num_unknown)
+    return replace(read, files=by_name, num_unknown=num_unknown)
 
 
 def last_times(packed: DataFrame, files: list[InputFile]) -> list[LogFile]:

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from r2ec.etl.arrow_map import map_in_arrow
-from r2ec.etl.packing import OUTSIDE_WINDOW, PACKED_SCHEMA, REJECTED_SCHEMA, packer, unpack_rejected
+from r2ec.etl.packing import NO_ERRORS, PACKED_SCHEMA, REJECTED_SCHEMA, packer, unpack_rejected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class LogCounts:
     @property
     def rejected(self) -> dict[str, int]:
         """Rows put to quarantine, by reason."""
-        return {name: rows for name, rows in self.left_out.items() if name != OUTSIDE_WINDOW}
+        return {name: rows for name, rows in self.left_out.items() if name not in NO_ERRORS}
 
 
 def pack_log(

@@ -20,7 +20,8 @@ from r2ec.etl.chunks import (
 )
 
 # Not errors of the row: they leave the log, are counted, and are not put to quarantine.
-OUTSIDE_WINDOW = "outside_window"
+OUTSIDE_WINDOW, IN_BASE = "outside_window", "in_base"
+NO_ERRORS = (OUTSIDE_WINDOW, IN_BASE)
 ROBOT = "robot"
 _EVENT_COLUMNS = ("user_id", "item_index", "time", "rating", "place")
 _DAY_MICROS = pa.scalar(86_400_000_000)
@@ -161,7 +162,9 @@ def _chunk(events: pa.Table) -> tuple[Chunk, pa.Array]:
 
 def _row(chunk: Chunk, rejected: pa.Table, num_duplicates: int) -> pa.RecordBatch:
     reasons = Counter(rejected["reason"].to_pylist())
-    told = rejected.filter(pc.not_equal(rejected["reason"], OUTSIDE_WINDOW)).combine_chunks()
+    told = rejected.filter(
+        pc.invert(pc.is_in(rejected["reason"], value_set=pa.array(NO_ERRORS)))
+    ).combine_chunks()
     times = pc.min_max(chunk.time).as_py()
     row = {
         **to_row(chunk),

@@ -15,6 +15,8 @@ from r2ec.schemas import QUARANTINE
 
 MAX_QUARANTINE_SHARE = 0.2
 _LONGEST_EXAMPLE = 200
+# The date of the rejected rows of a log without one event.
+UNDATED = "1970-01-01"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,11 @@ class Quarantine:
     def place(self) -> tuple[str, ...]:
         """The partition's folders."""
         return ("quarantine", f"job={self.job}", f"date={self.day}")
+
+    @property
+    def undated_place(self) -> tuple[str, ...]:
+        """The partition of a run of this job that could not tell the day."""
+        return ("quarantine", f"job={self.job}", f"date={UNDATED}")
 
     def stage(
         self, staging: Staging, rejected: DataFrame, files: list[InputFile]

@@ -1,9 +1,9 @@
 """The job behind `jobs/build_sequences.py`: the log in; sequences, histories, quarantine out."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,86 +11,69 @@ from pyspark.sql import functions as F
 
 from r2ec.errors import NotReadyError
 from r2ec.etl.audits import run_audits
-from r2ec.etl.files import InputFile
-from r2ec.etl.inputs import InteractionInput
-from r2ec.etl.interactions import (
-    find_interactions,
-    order_columns,
-    read_interactions,
-    with_item_index,
-    within,
-)
+from r2ec.etl.history_state import stage_state
+from r2ec.etl.increment import last_times
+from r2ec.etl.increment_job import run_increment
+from r2ec.etl.interactions import find_interactions
 from r2ec.etl.kcore import Core, k_core
-from r2ec.etl.ordered_log import LogCounts, count_rows, pack_log, rejected_rows
+from r2ec.etl.ordered_log import LogCounts, count_rows
 from r2ec.etl.packing import OUTSIDE_WINDOW
-from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
+from r2ec.etl.register import register
 from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, write_sequences
+from r2ec.etl.sequences_input import (
+    JOB,
+    Place,
+    SequencesJob,
+    load_catalog,
+    num_items,
+    read_log,
+    stage_quarantine,
+    state_of,
+)
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.splits import SplitCuts, TargetCounts, count_targets, find_cuts
 from r2ec.etl.staging import Staging, open_staging
-from r2ec.etl.summary import JobSummary, StageClock, run_id
+from r2ec.etl.summary import JobSummary, StageClock
 from r2ec.etl.tables import keep, read_table
-from r2ec.schemas import CATALOG, HISTORIES, SEQUENCES, SPLITS
+from r2ec.schemas import HISTORIES, SEQUENCES, SPLITS
 from r2ec.storage import Warehouse
-
-JOB = "build_sequences"
-
-Place = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequencesJob:
-    """What to build: `dates` are the days of the histories (the log's last one by default).
-
-    `since` and `until` bound the log in microseconds, the first inside, the second outside. A user
-    with more than `max_user_events_per_day` events on one day goes to quarantine as a robot.
-    """
-
-    interactions: InteractionInput
-    warehouse: str
-    catalog_version: str | None = None
-    dates: tuple[date, ...] = ()
-    window: int = 20
-    min_user_events: int = 1
-    min_item_events: int = 1
-    since: int | None = None
-    until: int | None = None
-    strict_time: bool = False
-    max_user_events_per_day: int | None = None
-    split_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    max_quarantine_share: float = MAX_QUARANTINE_SHARE
 
 
 def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
-    """Build the tables; `NotReadyError`, `UsageError` or `GateError` as the case is."""
+    """Build the tables; `NotReadyError`, `UsageError` or `GateError` as the case is.
+
+    An incremental job that cannot promise what a full build gives says why, and builds in full.
+    """
+    if job.incremental:
+        found = run_increment(spark, job)
+        if isinstance(found, JobSummary):
+            return found
+        print(f"not incremental: {found}; building in full", file=sys.stderr, flush=True)
+    return build_all(spark, job)
+
+
+def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
+    """Build sequences and histories from the whole log."""
     started = time.perf_counter()
     clock = StageClock()
     warehouse = Warehouse(job.warehouse)
     with clock.stage("find"):
-        version, catalog = _load_catalog(spark, warehouse, job.catalog_version)
+        version, catalog = load_catalog(spark, warehouse, job.catalog_version)
+        num_catalog_items = num_items(catalog)
         files = find_interactions(spark, job.interactions)
         staging = open_staging(warehouse, JOB)
-    num_bytes = sum(file.num_plain_bytes for file in files)
-    fit_partitions(spark, num_bytes)
+    fit_partitions(spark, sum(file.num_plain_bytes for file in files))
     with ExitStack() as stack:
         stack.callback(staging.discard)
-        read = within(read_interactions(spark, files, job.interactions), job.since, job.until)
-        packed = keep(
-            stack,
-            pack_log(
-                with_item_index(read, catalog),
-                order_columns(job.interactions),
-                max_user_events_per_day=job.max_user_events_per_day,
-            ),
-        )
+        packed = keep(stack, read_log(spark, job, files, catalog))
         with clock.stage("read"):
             counts = count_rows(packed)
         dates = _dates(job, counts)
-        quarantine = _quarantine(job, staging, files, packed, counts, dates)
+        quarantine, examples = stage_quarantine(job, staging, files, packed, counts, dates)
         with clock.stage("k-core"):
-            core, num_items = k_core(
+            core, num_core_items = k_core(
                 packed,
-                _num_items(catalog),
+                num_catalog_items,
                 min_user_events=job.min_user_events,
                 min_item_events=job.min_item_events,
             )
@@ -100,6 +83,9 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
         with clock.stage("write"):
             num_rows = _write(job, staging, packed, core, cuts, dates, targets)
             _check_rows(num_rows, dates, targets)
+            made_from = state_of(job, num_catalog_items, counts, last_times(packed, files))
+            for day in dates:
+                stage_state(staging, day, made_from)
         with clock.stage("audit"):
             tables = {
                 "sequences": read_table(spark, SEQUENCES, staging.uri("sequences"), "split"),
@@ -109,7 +95,9 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
             num_audits = run_audits(spark, tables, ["sequences", "histories"])
         with clock.stage("publish"):
             num_written = staging.num_bytes()
-            staging.publish([*num_rows, quarantine])
+            staging.publish([*num_rows, *quarantine])
+    if job.register:
+        register(spark, warehouse, job.register, ("sequences", "histories", "quarantine"))
     return JobSummary(
         job=JOB,
         target="histories " + ", ".join(str(day) for day in dates),
@@ -121,9 +109,10 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
             "dropped by k-core": counts.num_events - targets.num_events,
         },
         num_rejected=counts.rejected,
+        examples=examples,
         figures={
             "users": targets.num_users,
-            "items": num_items,
+            "items": num_core_items,
             "sequences train/valid/test": "/".join(
                 str(num_rows["sequences", f"split={split}"]) for split in SPLITS
             ),
@@ -137,20 +126,6 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
         stages=clock.seconds,
         seconds=time.perf_counter() - started,
     )
-
-
-def _load_catalog(
-    spark: SparkSession, warehouse: Warehouse, version: str | None
-) -> tuple[str, DataFrame]:
-    versions = warehouse.partitions("catalog", "version")
-    wanted = version or (versions[-1] if versions else None)
-    if wanted is None or wanted not in versions:
-        have = f"there is: {', '.join(versions[-5:])}" if versions else "there is none yet"
-        raise NotReadyError(
-            f"no catalog version {wanted or 'at all'} in {warehouse.path()} ({have}); "
-            "build it with: spark-submit jobs/build_catalog.py"
-        )
-    return wanted, read_table(spark, CATALOG, warehouse.uri("catalog", f"version={wanted}"))
 
 
 def _dates(job: SequencesJob, counts: LogCounts) -> tuple[date, ...]:
@@ -172,27 +147,6 @@ def _dates(job: SequencesJob, counts: LogCounts) -> tuple[date, ...]:
                 f"UTC): there is no history to write; give a day up to {last:%Y-%m-%d} or later"
             )
     return job.dates or (last.date(),)
-
-
-def _quarantine(
-    job: SequencesJob,
-    staging: Staging,
-    files: list[InputFile],
-    packed: DataFrame,
-    counts: LogCounts,
-    dates: tuple[date, ...],
-) -> Place:
-    """Stage the rejected rows and check their share; returns the partition."""
-    day = max(dates).isoformat() if dates else datetime.now(UTC).date().isoformat()
-    quarantine = Quarantine(
-        job=JOB, day=day, run_id=run_id(JOB, day, job), max_share=job.max_quarantine_share
-    )
-    if counts.rejected:
-        quarantine.stage(staging, rejected_rows(packed), files)
-    quarantine.check(staging, counts.rejected, counts.num_rows)
-    if not counts.num_events:
-        raise NotReadyError("no event of the log lies between --since and --until")
-    return quarantine.place
 
 
 def _write(
@@ -251,12 +205,6 @@ def _check_rows(num_rows: dict[Place, int], dates: tuple[date, ...], targets: Ta
     assert sum(by_split) == targets.num_targets, (
         f"{targets.num_targets} targets, {by_split} sequences written"
     )
-
-
-def _num_items(catalog: DataFrame) -> int:
-    """One more than the highest item index."""
-    highest = catalog.agg(F.max("item_index")).first()
-    return 0 if highest is None or highest[0] is None else int(highest[0]) + 1
 
 
 def _moment(micros: int) -> datetime:

@@ -48,9 +48,10 @@ class Staging:
         paths = [self.warehouse.path(file) for file in files]
         return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
-    def num_bytes(self) -> int:
-        """Bytes of all staged files."""
-        filesystem, files = self.warehouse.filesystem, self.warehouse.list_files(*STAGING, self.run)
+    def num_bytes(self, *parts: str) -> int:
+        """Bytes of the staged files of a table, or of all."""
+        filesystem = self.warehouse.filesystem
+        files = self.warehouse.list_files(*STAGING, self.run, *parts)
         infos = filesystem.get_file_info([self.warehouse.path(file) for file in files])
         return sum(info.size for info in infos)
 

@@ -1,0 +1,144 @@
+"""The incremental run of `jobs/build_sequences.py`: one more day of histories, and nothing else."""
+
+import time
+from contextlib import ExitStack
+
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+
+from r2ec.errors import UsageError
+from r2ec.etl.audits import run_audits
+from r2ec.etl.history_state import stage_state
+from r2ec.etl.increment import (
+    Increment,
+    last_times,
+    merged_state,
+    new_items_are_older,
+    plan_increment,
+)
+from r2ec.etl.increment_tasks import UndecidedError, write_increment
+from r2ec.etl.interactions import find_interactions
+from r2ec.etl.ordered_log import count_rows
+from r2ec.etl.packing import IN_BASE, OUTSIDE_WINDOW
+from r2ec.etl.register import register
+from r2ec.etl.rows import POSITION_BITS
+from r2ec.etl.sequences_input import (
+    JOB,
+    SequencesJob,
+    load_catalog,
+    num_items,
+    read_log,
+    stage_quarantine,
+    state_of,
+)
+from r2ec.etl.session import fit_partitions
+from r2ec.etl.staging import open_staging
+from r2ec.etl.summary import JobSummary, StageClock
+from r2ec.etl.tables import keep, read_table
+from r2ec.schemas import HISTORIES
+from r2ec.storage import Warehouse
+
+
+def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
+    """Add the histories of the job's date; or, instead of a summary, why it takes a full build.
+
+    Raises UsageError for options with which a history depends on the whole log.
+    """
+    _check_options(job)
+    started = time.perf_counter()
+    clock = StageClock()
+    warehouse, day = Warehouse(job.warehouse), job.dates[0]
+    with clock.stage("find"):
+        version, catalog = load_catalog(spark, warehouse, job.catalog_version)
+        num_catalog_items = num_items(catalog)
+        plan = plan_increment(
+            warehouse,
+            day,
+            find_interactions(spark, job.interactions),
+            options=job.history_options(),
+            window=job.window,
+            num_catalog_items=num_catalog_items,
+        )
+        if isinstance(plan, str):
+            return plan
+        if new_items_are_older(catalog, plan):
+            return "items that are new in the catalog have events that were left out as unknown"
+        if not plan.files:
+            return "no file of the log is new"
+        staging = open_staging(warehouse, JOB)
+    fit_partitions(spark, sum(file.num_plain_bytes for file in plan.files))
+    with ExitStack() as stack:
+        stack.callback(staging.discard)
+        packed = keep(stack, read_log(spark, job, plan.files, catalog, _in_base(plan)))
+        with clock.stage("read"):
+            counts = count_rows(packed)
+        if not counts.num_events:
+            return "the log has no event after the histories that are there"
+        quarantine, examples = stage_quarantine(job, staging, plan.files, packed, counts, job.dates)
+        with clock.stage("write"):
+            try:
+                num_rows, num_new = write_increment(
+                    spark, packed, staging, base=plan.base, day=day, window=job.window
+                )
+            except UndecidedError:
+                return "an event lies at the very time at which a full history begins"
+            read = state_of(job, num_catalog_items, counts, last_times(packed, plan.files))
+            stage_state(staging, day, merged_state(plan, read))
+        with clock.stage("audit"):
+            tables = {
+                "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
+                "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
+            }
+            num_audits = run_audits(spark, tables, ["histories"])
+        with clock.stage("publish"):
+            num_written = staging.num_bytes("histories")
+            staging.publish([("histories", f"date={day}"), *quarantine])
+    if job.register:
+        register(spark, warehouse, job.register, ("histories", "quarantine"))
+    return JobSummary(
+        job=JOB,
+        target=f"histories {day} from those of {plan.base}",
+        rows_in=counts.num_rows,
+        rows_kept=counts.num_events,
+        num_duplicates=counts.num_duplicates,
+        num_filtered={
+            "outside the time window": counts.left_out.get(OUTSIDE_WINDOW, 0),
+            "in the histories already": counts.left_out.get(IN_BASE, 0),
+        },
+        num_rejected=counts.rejected,
+        examples=examples,
+        figures={
+            "files read": len(plan.files),
+            "histories": num_rows,
+            "of new users": num_new,
+            "bytes in": sum(file.num_bytes for file in plan.files),
+            "bytes written": num_written,
+        },
+        num_audits=num_audits,
+        stages=clock.seconds,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check_options(job: SequencesJob) -> None:
+    depends = {
+        "--min-user-events and --min-item-events": max(job.min_user_events, job.min_item_events)
+        > 1,
+        "--max-user-events-per-day": job.max_user_events_per_day is not None,
+        "--order-by": job.interactions.order_by is not None,
+        "a table as the log": job.interactions.table is not None,
+    }
+    for option, is_given in depends.items():
+        if is_given:
+            raise UsageError(
+                f"--incremental does not go with {option}: a history then depends on the whole "
+                "log; leave one of them out"
+            )
+    if len(job.dates) != 1:
+        raise UsageError("--incremental adds one day: give --date once")
+
+
+def _in_base(plan: Increment) -> Column:
+    """Is an event of a file that was read before, and before the base's end?"""
+    number = F.shiftright("place", POSITION_BITS)
+    return number.isin(sorted(plan.known_files())) & (F.col("time") < plan.since)
