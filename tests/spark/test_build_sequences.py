@@ -229,7 +229,7 @@ def test_a_log_without_ratings_has_histories_without_ratings(spark, shop, wareho
         (None, ("--date", "2017-07-01"), NotReadyError, "--date 2017-07-01 lies before"),
         (None, ("--since", "2030-01-01"), NotReadyError, "between --since and --until"),
         (None, ("--min-user-events", 999), NotReadyError, "--min-user-events"),
-        (None, ("--time-unit", "s"), GateError, "time_out_of_range.*--time-unit"),
+        (None, ("--time-unit", "s"), GateError, "time_in_milliseconds.*--time-unit ms"),
         (None, ("--catalog-version", "1999-01-01"), NotReadyError, "no catalog version 1999-01-01"),
     ],
 )  # fmt: skip
