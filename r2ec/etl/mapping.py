@@ -14,7 +14,7 @@ SECTIONS: dict[str, type[InteractionInput] | type[ItemInput]] = {
     "items": ItemInput,
 }
 READY = ("amazon2018", "amazon2023", "events", "movielens", "transactions")
-_NOT_MAPPED = {"paths", "table", "named", "skip_broken_files", "max_time"}
+NOT_MAPPED = {"paths", "table", "named", "skip_broken_files", "max_time"}
 _LISTS = {"column_names", "keep_values"}
 _FLAGS = {"multi_line"}
 _NUMBERS = {"min_rating", "max_rating"}
@@ -42,7 +42,7 @@ def load_mapping(name: str | None) -> dict[str, dict[str, Any]]:
 
 
 def _section(name: str, section: str, settings: dict[str, object]) -> dict[str, Any]:
-    known = {field.name for field in fields(SECTIONS[section])} - _NOT_MAPPED
+    known = {field.name for field in fields(SECTIONS[section])} - NOT_MAPPED
     checked = {}
     for setting, value in settings.items():
         if setting not in known:
