@@ -10,10 +10,9 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 from r2ec.etl.files import InputFile
 from r2ec.etl.session import SPLIT_BYTES
 from r2ec.etl.text_rows import parse_lines, read_lines, read_records, record_values
+from r2ec.etl.typed_rows import POSITION_BITS as POSITION_BITS
 from r2ec.etl.typed_rows import read_parquet, read_table, typed_values
 
-# place = number of the file, then the row's position in it: one int64 in the order of the input.
-POSITION_BITS = 40
 _MANY_PARTITIONS = 64
 _COALESCED_BYTES = 128 * 1024 * 1024
 

@@ -8,6 +8,7 @@ from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.register import register
+from r2ec.etl.rows import POSITION_BITS
 from r2ec.storage import Warehouse
 from tests.factories.jobs import build_shop, contents, read_rows, run_catalog, run_sequences
 from tests.factories.logs import HEADER, make_items, make_log
@@ -47,7 +48,8 @@ def test_a_table_gives_the_same_rows_in_the_same_places_however_it_is_stored(spa
         sorted(log)
     )
     assert read(spark, "shop.turned") == rows
-    # Only rows that are equal share a place.
+    # Only rows that are equal share a place, and all lie in the first "file".
+    assert {row["place"] >> POSITION_BITS for row in rows} == {0}
     assert len({row["place"] for row in rows}) == len(set(log))
 
 
