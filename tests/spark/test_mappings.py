@@ -30,7 +30,7 @@ def item_texts(spark, *options):
     argv = ["--warehouse", "w", "--version", "2024-01-01", "--items", *map(str, options)]
     items = parse_catalog_job(argv).items
     merged = merge_items(read_items(spark, find_inputs(spark, items, "--items"), items))
-    rows = with_text(merged, items.categories_separator).collect()
+    rows = with_text(merged, items.categories_separator).drop("is_conflicting").collect()
     return {row["item_id"]: row.asDict() for row in rows}
 
 
