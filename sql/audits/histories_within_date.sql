@@ -7,9 +7,8 @@ WITH late AS (
         histories.date,
         histories.user_id,
         'event after the date' AS problem
-    FROM histories,
-        LATERAL unnest(histories.history_time) AS event (history_time)
-    WHERE event.history_time >= cast(histories.date + INTERVAL 1 DAY AS TIMESTAMP)
+    FROM histories
+    WHERE array_max(histories.history_time) >= cast(histories.date + INTERVAL 1 DAY AS TIMESTAMP)
 ),
 
 repeated AS (

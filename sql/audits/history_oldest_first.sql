@@ -7,4 +7,4 @@ SELECT
     user_id,
     history_time
 FROM sequences
-WHERE array_sort(history_time) <> history_time
+WHERE sort_array(history_time) <> history_time
