@@ -13,7 +13,7 @@ from pathlib import Path
 
 from r2ec.errors import UsageError
 
-FOLDERS = ("queries", "audits", "views")
+FOLDERS = ("queries", "audits", "audits/strict_time", "views")
 
 _HEAD_LINE = re.compile(r"--\s*(grain|reads|params):\s*(.*)")
 # What a colon may stand in without being a parameter comes first.

@@ -10,14 +10,22 @@ from r2ec.errors import GateError
 _SHOWN_ROWS = 3
 
 
-def run_audits(spark: SparkSession, tables: dict[str, DataFrame], changed: Iterable[str]) -> int:
+def run_audits(
+    spark: SparkSession,
+    tables: dict[str, DataFrame],
+    changed: Iterable[str],
+    *,
+    strict_time: bool = False,
+) -> int:
     """Run the audits that read a changed table and nothing but `tables`; return their number.
 
-    They run as one query. Raises GateError with the audits' names and some of the rows they found.
+    They run as one query; with `strict_time` those for tables built so come along. Raises
+    GateError with the audits' names and some of the rows they found.
     """
+    strict = sql_files.read_folder("audits/strict_time") if strict_time else []
     chosen = [
         audit
-        for audit in sql_files.read_folder("audits")
+        for audit in [*sql_files.read_folder("audits"), *strict]
         if set(audit.reads) <= tables.keys() and set(audit.reads) & set(changed)
     ]
     findings = "\nUNION ALL\n".join(

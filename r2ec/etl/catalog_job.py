@@ -15,6 +15,7 @@ from r2ec.etl.catalog import build_catalog, merge_items, read_items, with_text
 from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions, read_interactions
+from r2ec.etl.lock import JobLock
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
 from r2ec.etl.register import register
 from r2ec.etl.session import fit_partitions
@@ -65,11 +66,13 @@ class _ItemCounts:
 def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
     """Build the catalog version; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
+    warehouse = Warehouse(job.warehouse)
     files = _find_items(spark, job.items)
     log_files = find_interactions(spark, job.interactions) if job.interactions else []
-    staging = open_staging(Warehouse(job.warehouse), JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in [*files, *log_files]))
     with ExitStack() as stack:
+        stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB)
         stack.callback(staging.discard)
         seen = keep(stack, _first_seen(spark, log_files, job.interactions))
         version = job.version or _last_day(seen)

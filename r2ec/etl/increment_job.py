@@ -18,6 +18,7 @@ from r2ec.etl.increment import (
 )
 from r2ec.etl.increment_tasks import UndecidedError, write_increment
 from r2ec.etl.interactions import find_interactions
+from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import count_rows
 from r2ec.etl.packing import IN_BASE, OUTSIDE_WINDOW
 from r2ec.etl.register import register
@@ -65,9 +66,10 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
             return "items that are new in the catalog have events that were left out as unknown"
         if not plan.files:
             return "no file of the log is new"
-        staging = open_staging(warehouse, JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in plan.files))
     with ExitStack() as stack:
+        stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB)
         stack.callback(staging.discard)
         packed = keep(stack, read_log(spark, job, plan.files, catalog, _in_base(plan)))
         with clock.stage("read"):

@@ -16,6 +16,7 @@ from r2ec.etl.increment import last_times
 from r2ec.etl.increment_job import run_increment
 from r2ec.etl.interactions import find_interactions
 from r2ec.etl.kcore import Core, k_core
+from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import LogCounts, count_rows
 from r2ec.etl.packing import OUTSIDE_WINDOW
 from r2ec.etl.register import register
@@ -61,9 +62,10 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
         version, catalog = load_catalog(spark, warehouse, job.catalog_version)
         num_catalog_items = num_items(catalog)
         files = find_interactions(spark, job.interactions)
-        staging = open_staging(warehouse, JOB)
     fit_partitions(spark, sum(file.num_plain_bytes for file in files))
     with ExitStack() as stack:
+        stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB)
         stack.callback(staging.discard)
         packed = keep(stack, read_log(spark, job, files, catalog))
         with clock.stage("read"):
@@ -92,7 +94,9 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
                 "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
                 "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
             }
-            num_audits = run_audits(spark, tables, ["sequences", "histories"])
+            num_audits = run_audits(
+                spark, tables, ["sequences", "histories"], strict_time=job.strict_time
+            )
         with clock.stage("publish"):
             num_written = staging.num_bytes()
             staging.publish([*num_rows, *quarantine])

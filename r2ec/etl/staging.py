@@ -9,12 +9,16 @@ import json
 import os
 import time
 import uuid
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
+from r2ec.errors import NotReadyError
+from r2ec.etl.lock import JobLock
+from r2ec.row_counts import write_row_counts
 from r2ec.storage import Warehouse
 
 STAGING = ("_staging", "etl")
@@ -58,6 +62,9 @@ class Staging:
     def publish(self, partitions: list[tuple[str, ...]]) -> None:
         """Put the staged partitions in place; one of which nothing was staged disappears."""
         _drop_checksums(self.warehouse, *STAGING, self.run)
+        for parts in partitions:
+            if self._staged_files(parts):
+                write_row_counts(self.warehouse, *STAGING, self.run, *parts)
         listed = [{"parts": parts, "files": self._staged_files(parts)} for parts in partitions]
         data = json.dumps({"partitions": listed}, indent=1).encode()
         self.warehouse.replace_file(data, *STAGING, self.run, _READY)
@@ -75,14 +82,21 @@ class Staging:
 
 
 def open_staging(warehouse: Warehouse, job: str) -> Staging:
-    """A new staging folder, after finishing what a killed job had begun to put in place.
+    """A new staging folder, after finishing what killed runs had begun to put in place.
 
-    Raises R2ecError when the warehouse cannot be written to.
+    The job's lock must be held: a run of this job that is found is then a dead one. Raises
+    R2ecError when the warehouse cannot be written to.
     """
     warehouse.check_writable()
     for run in _runs(warehouse):
+        owner = run.rpartition("-")[0]
         if warehouse.exists(*STAGING, run, _READY):
-            _finish(warehouse, run)
+            # A run of another job is left alone while it lives.
+            with (
+                suppress(NotReadyError),
+                nullcontext() if owner == job else JobLock(warehouse, owner),
+            ):
+                _finish(warehouse, run)
         elif _age_seconds(warehouse, *STAGING, run) > _ABANDONED_SECONDS:
             warehouse.remove_dir(*STAGING, run)
     return Staging(warehouse, f"{job}-{uuid.uuid4().hex[:12]}")

@@ -118,6 +118,17 @@ def test_good_tables_pass_every_audit(spark):
     assert failing_in_duckdb(GOOD) == set()
 
 
+def test_under_strict_time_no_history_has_an_event_at_its_targets_time(spark):
+    rows = deepcopy(GOOD)
+    for row in rows["sequences"]:
+        row["target_time"] = row["target_time"].replace(hour=1)
+    frames = {name: spark.createDataFrame(table) for name, table in tables(rows).items()}
+    assert run_audits(spark, frames, OWN, strict_time=True) == len(AUDITS) + 1
+    frames = {name: spark.createDataFrame(table) for name, table in tables(GOOD).items()}
+    with pytest.raises(GateError, match="audit failed: history_before_target_time"):
+        run_audits(spark, frames, OWN, strict_time=True)
+
+
 @pytest.mark.parametrize(("name", "table", "row", "change"), CASES)
 def test_an_audit_finds_its_fault_in_both_engines(spark, name, table, row, change):
     rows = deepcopy(GOOD)

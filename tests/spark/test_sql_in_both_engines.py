@@ -12,7 +12,8 @@ from tests.factories.warehouse import SECOND_DATE, make_warehouse
 pytestmark = pytest.mark.spark
 
 VALUES = {"date": SECOND_DATE, "user_id": "o'hara", "k": "2", "days": "7"}
-FILES = [*sql_files.read_folder("queries"), *sql_files.read_folder("audits")]
+FOLDERS = ("queries", "audits", "audits/strict_time")
+FILES = [file for folder in FOLDERS for file in sql_files.read_folder(folder)]
 RELATIONS = [*schemas.TABLES, *(file.name for file in sql_files.read_folder("views"))]
 
 

@@ -1,5 +1,7 @@
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from r2ec.errors import R2ecError
@@ -13,7 +15,7 @@ def fill(folder, parts, name, text):
     """A file of a partition, and the checksum file that Hadoop lays beside it."""
     path = folder.joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
-    path.joinpath(name).write_text(text)
+    pq.write_table(pa.table({"text": [text]}), path / name)
     path.joinpath(f".{name}.crc").write_text("crc")
 
 
@@ -27,9 +29,9 @@ def stage(root, text):
 
 def contents(root):
     return {
-        str(path.relative_to(root)): path.read_text()
-        for path in sorted(root.glob("sequences/**/*"))
-        if path.is_file() and not path.name.startswith(".")
+        str(path.relative_to(root)): pq.ParquetFile(path).read()["text"][0].as_py()
+        for path in sorted(root.glob("sequences/**/*.parquet"))
+        if not path.name.startswith(".")
     }
 
 

@@ -1,0 +1,190 @@
+"""One run of a job at a time on a warehouse: the first one wins, the others say who it is.
+
+Locally the lock is a file that only one process can create. An object store has no such thing:
+there each run lays down a claim, looks at the others', holds its claim if none is stronger, and
+looks again. A lock is renewed while its holder lives; one that was not for ten minutes, or whose
+process is gone, is taken over.
+"""
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from r2ec.errors import NotReadyError
+from r2ec.storage import Warehouse
+
+LOCKS = ("_staging", "etl-locks")
+RENEW_SECONDS, DEAD_SECONDS = 30.0, 600.0
+_CLAIM_TRIES = 4
+
+
+class JobLock:
+    """Held as a context. Raises NotReadyError, with the holder, when another run has it."""
+
+    def __init__(self, warehouse: Warehouse, job: str) -> None:
+        self._warehouse = warehouse
+        self._job = job
+        self._token = uuid.uuid4().hex
+        self._is_held = True
+        self._released = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._warehouse.check_writable()
+        if self._warehouse.is_s3:
+            self._claim()
+        else:
+            self._create()
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        self._renewer.join()
+        if self._warehouse.is_s3 or self._holder(self._name).get("token") == self._token:
+            self._warehouse.remove_file(*LOCKS, self._name)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._job}.{self._token}.json" if self._warehouse.is_s3 else f"{self._job}.json"
+
+    def _create(self) -> None:
+        path = self._warehouse.path(*LOCKS, self._name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        whole = f"{path}.{self._token}"
+        with open(whole, "wb") as file:
+            file.write(self._card())
+        try:
+            for _ in range(2):
+                try:
+                    os.link(whole, path)  # fails where there is one; the lock is never half-written
+                    return
+                except FileExistsError:
+                    self._refuse_unless_dead(self._name)
+                    self._take_away(path, whole)
+            self._refuse(self._name, self._holder(self._name))
+        finally:
+            os.remove(whole)
+
+    def _take_away(self, path: str, whole: str) -> None:
+        """Remove a dead lock; one that another run has put in its place meanwhile is put back."""
+        dead, aside = self._holder(self._name).get("token"), f"{whole}.dead"
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        with open(aside, "rb") as file:
+            if json.load(file).get("token") != dead:
+                os.link(aside, path)
+        os.remove(aside)
+
+    def _claim(self) -> None:
+        for attempt in range(_CLAIM_TRIES):
+            # A name of its own for each attempt: what was seen of an earlier one cannot hurt it.
+            self._token = uuid.uuid4().hex
+            self._lay_claim(is_held=False)
+            stronger = self._stronger_claim()
+            if stronger is None:
+                self._lay_claim(is_held=True)
+                stronger = self._stronger_claim()
+                if stronger is None:
+                    return
+            name, holder = stronger
+            self._warehouse.remove_file(*LOCKS, self._name)
+            if holder.get("is_held") or attempt + 1 == _CLAIM_TRIES:
+                self._refuse(name, holder)
+            time.sleep(random.uniform(0.05, 0.5))
+
+    def _lay_claim(self, *, is_held: bool) -> None:
+        self._is_held = is_held
+        self._warehouse.replace_file(self._card(), *LOCKS, self._name)
+
+    def _stronger_claim(self) -> tuple[str, dict[str, object]] | None:
+        """Another run's claim that is held, or would be as well by its lower name.
+
+        Of two runs each of which looks after laying its claim, at most one finds none: had the
+        lower one looked before the other held its claim, the other sees the lower one now.
+        """
+        for name in self._claims():
+            if name == self._name:
+                continue
+            if self._is_dead(name):
+                self._warehouse.remove_file(*LOCKS, name)
+                continue
+            holder = self._holder(name)
+            if holder and (holder.get("is_held") or name < self._name):
+                return name, holder
+        return None
+
+    def _claims(self) -> list[str]:
+        paths = self._warehouse.list_files(*LOCKS, suffix=".json")
+        names = [path.rsplit("/", 1)[-1] for path in paths]
+        return [name for name in names if name.startswith(f"{self._job}.")]
+
+    def _card(self) -> bytes:
+        card = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "is_held": self._is_held,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return json.dumps(card).encode()
+
+    def _holder(self, name: str) -> dict[str, object]:
+        try:
+            found: dict[str, object] = json.loads(self._warehouse.read_file(*LOCKS, name))
+        except (OSError, ValueError):  # gone, or not written yet
+            return {}
+        return found
+
+    def _is_dead(self, name: str) -> bool:
+        info = self._warehouse.filesystem.get_file_info(self._warehouse.path(*LOCKS, name))
+        if info.mtime is None:
+            return False  # gone meanwhile
+        if time.time() - info.mtime.timestamp() > DEAD_SECONDS:
+            return True
+        holder = self._holder(name)
+        if holder.get("host") != socket.gethostname() or not isinstance(holder.get("process"), int):
+            return False
+        try:
+            os.kill(int(str(holder["process"])), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def _refuse_unless_dead(self, name: str) -> None:
+        if self._warehouse.exists(*LOCKS, name) and not self._is_dead(name):
+            self._refuse(name, self._holder(name))
+
+    def _refuse(self, name: str, holder: dict[str, object]) -> None:
+        raise NotReadyError(
+            f"{self._job} runs already on this warehouse: process {holder.get('process')} on "
+            f"{holder.get('host')}, since {holder.get('since')}; wait for it. A run that died is "
+            f"noticed after {DEAD_SECONDS / 60:.0f} minutes, or remove "
+            f"{self._warehouse.path(*LOCKS, name)}"
+        )
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            if self._warehouse.is_s3:
+                self._warehouse.replace_file(self._card(), *LOCKS, self._name)
+            else:
+                try:
+                    os.utime(self._warehouse.path(*LOCKS, self._name))
+                except FileNotFoundError:
+                    return
