@@ -76,7 +76,7 @@ def test_the_file_has_the_columns_and_types_of_the_schema(spark, tmp_path):
     log, items = make_shop(tmp_path, make_log(events=50))
     run_catalog(spark, tmp_path / "w", "--items", items, "--interactions", log)
     (version,) = Warehouse(str(tmp_path / "w")).partitions("catalog", "version")
-    (file,) = (tmp_path / "w" / "catalog" / f"version={version}").iterdir()
+    (file,) = (tmp_path / "w" / "catalog" / f"version={version}").glob("*.parquet")
     found = pq.read_schema(file)
     assert found.names == schemas.CATALOG.schema.names
     assert found.types == schemas.CATALOG.schema.types
