@@ -102,6 +102,11 @@ class Warehouse:
         """Whether a file or folder is there."""
         return self._there(self.path(*parts))
 
+    def modified_at(self, *parts: str) -> float | None:
+        """When a file was written, in seconds since 1970; None when it is not there."""
+        nanoseconds = self.filesystem.get_file_info(self.path(*parts)).mtime_ns
+        return None if nanoseconds is None else nanoseconds / 1e9
+
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
         """Sorted paths, relative to the root, of the files that readers may see under `parts`.
 

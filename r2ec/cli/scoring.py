@@ -38,7 +38,12 @@ from r2ec.errors import UsageError
     help="Text file, an item_id a line.",
 )
 @click.option("--users-per-part", default=2000, show_default=True, help="A restart loses one part.")
-@click.option("--batch-rows", default=256, show_default=True, help="Users that run at once.")
+@click.option(
+    "--batch-rows",
+    default=256,
+    show_default=True,
+    help="Users that run at once; the same for all shards.",
+)
 @click.option(
     "--max-error-share", default=0.01, show_default=True, help="More failed users: exit code 4."
 )
@@ -105,6 +110,7 @@ def score(
         shard=_shard(shard),
         num_shards=num_shards,
         users_per_part=users_per_part,
+        batch_rows=batch_rows,
     )
     where = f"run {job.plan.run_id}, shard {job.shard} of {num_shards}"
     if dry_run:
@@ -116,7 +122,6 @@ def score(
     with progress(f"users of shard {job.shard}") as advance:
         result = score_shard(
             job,
-            batch_rows=batch_rows,
             max_error_share=max_error_share,
             device=device,
             report=advance,

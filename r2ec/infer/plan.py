@@ -37,6 +37,7 @@ class RunPlan:
     catalog_version: str
     num_shards: int
     users_per_part: int
+    batch_rows: int
 
     @classmethod
     def build(
@@ -49,24 +50,29 @@ class RunPlan:
         settings: Mapping[str, object],
         num_shards: int,
         users_per_part: int,
+        batch_rows: int,
     ) -> "RunPlan":
         """The run of these inputs; the same inputs give the same `run_id`.
 
         `model` is the model's fingerprint, `histories` that of `histories_fingerprint`, `settings`
         everything else that changes a row (top-k, sampling, seed, filters); JSON values only.
+        `batch_rows` is among them because another shape of a batch rounds otherwise.
         """
-        if num_shards < 1 or users_per_part < 1:
-            raise UsageError(
-                f"num_shards={num_shards}, users_per_part={users_per_part}: both are at least 1"
-            )
+        counts = {
+            "num_shards": num_shards,
+            "users_per_part": users_per_part,
+            "batch_rows": batch_rows,
+        }
+        if min(counts.values()) < 1:
+            given = ", ".join(f"{name}={count}" for name, count in counts.items())
+            raise UsageError(f"{given}: each is at least 1")
         decides = {
             "date": date,
             "model": model,
             "catalog_version": catalog_version,
             "histories": histories,
             "settings": dict(settings),
-            "num_shards": num_shards,
-            "users_per_part": users_per_part,
+            **counts,
         }
         text = json.dumps(decides, sort_keys=True)
         return cls(
@@ -74,8 +80,7 @@ class RunPlan:
             run_id=f"{date}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
             model=model,
             catalog_version=catalog_version,
-            num_shards=num_shards,
-            users_per_part=users_per_part,
+            **counts,
         )
 
     @property

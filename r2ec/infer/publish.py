@@ -5,10 +5,13 @@
 3. replace `runs/date=D/run.parquet`, atomically: this is the act;
 4. remove the staging, then what older runs of the date left.
 
+What was staged and given up before its first part is removed a day later.
+
 Killed anywhere, it goes on when it is started again. Readers join with `runs`, so before 3 they
 see the run before, or none, and after it this one.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +21,8 @@ from r2ec import schemas
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.infer.lease import Lease
 from r2ec.infer.manifest import TABLES, PartRecord, ShardManifest
-from r2ec.infer.plan import STAGING, published_folder, run_staging
+from r2ec.infer.plan import published_folder, run_staging
+from r2ec.infer.staged import is_begun, is_complete, remove_abandoned, staged_runs
 from r2ec.infer.verify import DamagedRunError, load_manifests, verify_run
 from r2ec.storage import Warehouse
 
@@ -51,11 +55,12 @@ def publish(
     _check_date(date)
     warehouse.check_writable()
     with Lease(warehouse, f"publish-{date}", what=f"date {date} is being published"):
+        remove_abandoned(warehouse, now=time.time())
         visible = current_run(warehouse, date)
         is_whole = visible is not None and _is_whole(warehouse, date, visible)
         if visible is not None and is_whole:  # what a publishing that was cut off left
             warehouse.remove_dir(*run_staging(date, str(visible["run_id"])))
-        staged = _staged_runs(warehouse, date)
+        staged = staged_runs(warehouse, date)
         chosen = _choose(warehouse, date, run_id, staged, visible)
         if visible is not None and visible["run_id"] == chosen:
             if is_whole:
@@ -142,14 +147,15 @@ def _choose(
     staged: list[str],
     visible: dict[str, object] | None,
 ) -> str:
-    """The run to publish: the one named, the only complete one, or the visible one if none is."""
+    """The run to publish: the one named, the only complete one, or one that is being scored (to
+    say what it lacks), or the visible one where nothing of another was scored."""
     shown = None if visible is None else str(visible["run_id"])
     if run_id is not None:
         if run_id not in staged and run_id != shown:
             there = ", ".join(staged) or "none"
             raise UsageError(f"run {run_id!r} of {date} is not staged (staged: {there})")
         return run_id
-    complete = [run for run in staged if _is_complete(warehouse, date, run)]
+    complete = [run for run in staged if is_complete(warehouse, date, run)]
     if len(complete) > 1:
         raise UsageError(
             f"{len(complete)} runs of {date} are complete: say which by --run-id: "
@@ -157,27 +163,14 @@ def _choose(
         )
     if complete:
         return complete[0]
-    if staged:  # says which shards are missing
-        return staged[0]
+    begun = [run for run in staged if is_begun(warehouse, date, run)]
+    if shown is None:
+        begun = begun or staged
+    if begun:  # says which shards are missing
+        return begun[0]
     if shown is None:
         raise NotReadyError(f"nothing is scored for {date}: r2ec-cli score --date {date}")
     return shown
-
-
-def _staged_runs(warehouse: Warehouse, date: str) -> list[str]:
-    """Ids of the runs that have any file in staging."""
-    top = "/".join((*STAGING, f"date={date}"))
-    files = warehouse.list_files(top, suffix="")
-    folders = [path.removeprefix(f"{top}/").split("/")[0] for path in files]
-    return sorted({folder.removeprefix("run_id=") for folder in folders})
-
-
-def _is_complete(warehouse: Warehouse, date: str, run_id: str) -> bool:
-    try:
-        load_manifests(warehouse, run_staging(date, run_id), date, run_id)
-    except NotReadyError:
-        return False
-    return True
 
 
 def _is_whole(warehouse: Warehouse, date: str, row: dict[str, object]) -> bool:
@@ -207,7 +200,7 @@ def _remove_older(warehouse: Warehouse, date: str) -> None:
     The order of the three looks matters: a run that another publisher makes visible in between is
     either still staged at the first or named by the pointer at the last.
     """
-    in_flight = _staged_runs(warehouse, date)
+    in_flight = staged_runs(warehouse, date)
     found = {
         (table, run) for table in TABLES for run in warehouse.partitions(table, "run_id", date=date)
     }

@@ -1,7 +1,7 @@
 """`r2ec-cli score`: histories of a date to recommendations and reasoning, one shard at a time.
 
 The run id follows from everything that decides the result, so a restarted pod goes on with the
-parts that are not there yet, and the same inputs give the same bytes.
+parts that are not there yet, and the same inputs give the same bytes on the same kind of machine.
 """
 
 import time
@@ -82,6 +82,7 @@ def plan_shard(
     shard: int,
     num_shards: int,
     users_per_part: int,
+    batch_rows: int,
 ) -> ShardJob:
     """Check the inputs of a shard and give the run its id.
 
@@ -102,6 +103,7 @@ def plan_shard(
         settings=asdict(settings),
         num_shards=num_shards,
         users_per_part=users_per_part,
+        batch_rows=batch_rows,
     )
     return ShardJob(
         warehouse=warehouse,
@@ -117,15 +119,16 @@ def plan_shard(
 def score_shard(
     job: ShardJob,
     *,
-    batch_rows: int,
     max_error_share: float,
     device: str | None,
     report: Callable[[int], None],
 ) -> ShardResult:
     """Score the users of a shard that are not scored yet and write the shard's manifest.
 
-    `report(users)` is called after each part. Raises `LeaseHeldError` while another live process
-    works on the shard, `GateError` if more than `max_error_share` of the users failed.
+    `report(users)` is called after each part. Embeddings, filters and device are checked before
+    anything is staged. Raises `NotReadyError` for missing embeddings, `UsageError` for a filter or
+    a device that is not there, `LeaseHeldError` while another live process works on the shard,
+    `GateError` if more than `max_error_share` of the users failed.
     """
     plan, warehouse = job.plan, job.warehouse
     if is_published(warehouse, plan.date, plan.run_id):
@@ -137,6 +140,7 @@ def score_shard(
             num_kept_parts=0,
             already_published=True,
         )
+    needs = ScoringInputs.load(job, device=device)
     warehouse.check_writable()
     name = f"score-{plan.run_id}-shard-{job.shard:05d}"
     with Lease(warehouse, name, what=f"shard {job.shard} of run {plan.run_id} is being scored"):
@@ -149,7 +153,7 @@ def score_shard(
         for part, users in shard_parts(histories, plan, job.shard):
             num_parts = part + 1
             if part not in done:
-                scorer = scorer or Scorer(job, batch_rows=batch_rows, device=device)
+                scorer = scorer or Scorer(job, needs)
                 start = time.monotonic()
                 recommendations, reasoning = scorer.score(users)
                 seconds = time.monotonic() - start
@@ -181,15 +185,33 @@ def score_shard(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringInputs:
+    """What a shard needs beside the model: device, item rows (I, H), allowed items (I,) or None."""
+
+    device: str
+    table_IH: Tensor
+    allowed_I: Tensor | None
+
+    @classmethod
+    def load(cls, job: ShardJob, *, device: str | None) -> "ScoringInputs":
+        """Read and check them. Raises as `score_shard`."""
+        return cls(
+            device=default_device(device),
+            allowed_I=allowed_items(job.catalog, job.settings),
+            table_IH=load_embeddings(job.warehouse, job.plan.model, job.catalog),
+        )
+
+
 class Scorer:
     """A model and a catalog's rows in memory: turns histories into rows of both tables."""
 
-    def __init__(self, job: ShardJob, *, batch_rows: int, device: str | None) -> None:
-        self._settings, self._catalog, self._batch_rows = job.settings, job.catalog, batch_rows
-        self._loaded: LoadedModel = load_model(job.model_dir, device=default_device(device))
-        table_IH = load_embeddings(job.warehouse, self._loaded.card.fingerprint, job.catalog)
-        self._table_IH = table_IH.to(self._loaded.model.device)
-        allowed_I = allowed_items(job.catalog, job.settings)
+    def __init__(self, job: ShardJob, needs: ScoringInputs) -> None:
+        self._settings, self._catalog = job.settings, job.catalog
+        self._batch_rows = job.plan.batch_rows
+        self._loaded: LoadedModel = load_model(job.model_dir, device=needs.device)
+        self._table_IH = needs.table_IH.to(self._loaded.model.device)
+        allowed_I = needs.allowed_I
         self._allowed_I = None if allowed_I is None else allowed_I.to(self._table_IH.device)
 
     def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:

@@ -8,8 +8,9 @@ Layout under `_staging/score/date=D/run_id=R/`:
     parts/shard-00000-part-00000.json               after both files: rows, users, SHA-256
     shard-00000.json                                last: the shard is complete
 
-Each file appears whole or not at all, and the same users give the same bytes, so two pods on one
-shard overwrite each other with what is there already.
+Nothing is staged before the first part. Each file appears whole or not at all, and the same users
+give the same bytes on the same kind of machine, so two pods on one shard overwrite each other with
+what is there already.
 """
 
 import hashlib
@@ -56,9 +57,7 @@ class ShardWriter:
             raise UsageError(f"shard {shard} of {plan.num_shards}: shards count from 0")
         self.warehouse, self.plan, self.shard = warehouse, plan, shard
         warehouse.check_writable()
-        if not warehouse.exists(*plan.staging, "plan.json"):
-            warehouse.replace_file(plan.to_json(), *plan.staging, "plan.json")
-        elif warehouse.read_file(*plan.staging, "plan.json") != plan.to_json():
+        if self._has_plan() and warehouse.read_file(*plan.staging, "plan.json") != plan.to_json():
             raise UsageError(
                 f"another plan is staged as run {plan.run_id} in "
                 f"{warehouse.path(*plan.staging)}: remove that folder and score again"
@@ -106,6 +105,7 @@ class ShardWriter:
         reasons = _conform(reasoning, schemas.REASONING, ["user_id"])
         check_part(ranked, reasons, self.plan.num_shards, self.shard)
         made = reasons.filter(pc.equal(reasons["status"], "ok"))
+        self._stage_plan()
         record = PartRecord(
             part=part,
             num_users=reasons.num_rows,
@@ -131,10 +131,18 @@ class ShardWriter:
         missing = sorted(set(range(num_parts)) - set(records))
         if missing:
             raise ValueError(f"shard {self.shard} of run {self.plan.run_id} lacks parts {missing}")
+        self._stage_plan()
         parts = tuple(records[part] for part in range(num_parts))
         manifest = ShardManifest(plan=self.plan, shard=self.shard, parts=parts)
         self.warehouse.replace_file(manifest.to_json(), *self.plan.staging, self._manifest_name)
         return manifest
+
+    def _has_plan(self) -> bool:
+        return self.warehouse.exists(*self.plan.staging, "plan.json")
+
+    def _stage_plan(self) -> None:
+        if not self._has_plan():
+            self.warehouse.replace_file(self.plan.to_json(), *self.plan.staging, "plan.json")
 
     @property
     def _manifest_name(self) -> str:

@@ -84,6 +84,33 @@ def test_results_do_not_depend_on_shards_parts_or_batches(
     same_content(published(place), whole)
 
 
+def test_a_run_is_named_by_the_batches_too(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    for rows in (256, 64, 256):
+        assert score(place, "--batch-rows", rows, "--dry-run") == 0
+    first, other, again = capsys.readouterr().out.splitlines()[-3:]
+    assert first == again
+    assert first.split(",")[0] != other.split(",")[0]
+    assert score(place, "--batch-rows", 0) == 2
+
+
+def test_scoring_that_could_not_begin_leaves_nothing_staged(shop: tuple[Path, Catalog]) -> None:
+    place, _ = shop
+    assert score(place) == 0
+    (place / "warehouse" / "item_embeddings").rename(place / "aside")
+    assert score(place, "--top-k", 3) == 3
+    (place / "aside").rename(place / "warehouse" / "item_embeddings")
+    assert score(place, "--top-k", 3, "--category", "Boats") == 2
+    assert score(place, "--top-k", 3, "--device", "cuda:77") == 2
+    weights = place / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert score(place, "--top-k", 3) == 3
+    assert not list((place / "warehouse" / "_staging").rglob("plan.json"))
+    assert publish(place) == 0, "the date is published already"
+
+
 def test_lists_are_ranked_whole_and_without_seen_items(shop: tuple[Path, Catalog]) -> None:
     place, catalog = shop
     assert score(place, "--top-k", 7) == 0

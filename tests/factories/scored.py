@@ -56,6 +56,7 @@ def plan_of(
     model: str = "0123456789ab",
     num_shards: int = 2,
     users_per_part: int = 3,
+    batch_rows: int = 256,
 ) -> RunPlan:
     return RunPlan.build(
         date=date,
@@ -65,6 +66,7 @@ def plan_of(
         settings={"top_k": 3},
         num_shards=num_shards,
         users_per_part=users_per_part,
+        batch_rows=batch_rows,
     )
 
 

@@ -1,6 +1,8 @@
 """Invariant 7, publishing: a date is published whole or not at all, killed anywhere."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from r2ec import schemas
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.infer.publish import is_published, publish
+from r2ec.infer.writer import ShardWriter
 from r2ec.storage import Warehouse
 from tests.factories.kill import run_and_kill
 from tests.factories.readers import contents, damage, visible_rows
@@ -62,6 +65,58 @@ def test_publishing_twice_changes_nothing(warehouse: Warehouse) -> None:
         assert publish(warehouse, DATE, run_id).was_already
     assert warehouse.read_file("runs", f"date={DATE}", "run.parquet") == pointer
     assert contents(warehouse) == rows
+
+
+def stage_a_plan_alone(warehouse: Warehouse, *, date: str = DATE, hours: float = 0) -> str:
+    """Stage a run that was given up before its first part, `hours` ago; returns its folder."""
+    write_histories(warehouse, NUM_USERS, date=date)
+    plan = plan_of(warehouse, date=date, model="f" * 12)
+    warehouse.replace_file(plan.to_json(), *plan.staging, "plan.json")
+    file = Path(warehouse.path(*plan.staging, "plan.json"))
+    os.utime(file, (time.time() - 3600 * hours,) * 2)
+    return str(file.parent)
+
+
+def test_a_run_given_up_before_its_first_part_is_no_reason_to_refuse_the_visible_one(
+    warehouse: Warehouse,
+) -> None:
+    stage_a_plan_alone(warehouse)
+    with pytest.raises(NotReadyError, match="no shard is finished"):
+        publish(warehouse, DATE)
+    plan = score_run(warehouse, users_of(NUM_USERS))
+    assert not publish(warehouse, DATE).was_already
+    assert publish(warehouse, DATE).was_already
+    assert visible_rows(warehouse) == {plan.run_id: WHOLE}
+    begun = plan_of(warehouse, model="e" * 12)
+    score_shard(warehouse, begun, 0, users_of(NUM_USERS))
+    with pytest.raises(NotReadyError, match=f"run {begun.run_id} .* shard 1 of 2 not finished"):
+        publish(warehouse, DATE)
+
+
+def test_runs_given_up_before_their_first_part_are_removed_a_day_later(
+    warehouse: Warehouse,
+) -> None:
+    score_run(warehouse, write_histories(warehouse, NUM_USERS))
+    fresh = stage_a_plan_alone(warehouse, hours=23)
+    old = stage_a_plan_alone(warehouse, date="2024-06-01", hours=25)
+    scored = plan_of(warehouse, model="e" * 12)
+    score_shard(warehouse, scored, 0, users_of(NUM_USERS))
+    for file in warehouse.list_files(*scored.staging, suffix=""):
+        os.utime(warehouse.path(file), (0, 0))
+    publish(warehouse, DATE)
+    assert Path(fresh).exists()
+    assert warehouse.exists(*scored.staging), "what was scored is kept"
+    assert not Path(old).exists()
+
+
+def test_nothing_is_staged_before_the_first_part(warehouse: Warehouse) -> None:
+    users = write_histories(warehouse, NUM_USERS)
+    plan = plan_of(warehouse)
+    writer = ShardWriter(warehouse, plan, 0)
+    assert writer.finished_parts() == {}
+    assert warehouse.list_files("_staging", suffix="") == []
+    score_shard(warehouse, plan, 0, users)
+    assert warehouse.exists(*plan.staging, "plan.json")
 
 
 def test_a_second_run_of_a_date_replaces_the_first_and_no_other_date(warehouse: Warehouse) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from r2ec.errors import UsageError
+from r2ec.errors import NotReadyError, UsageError
 from r2ec.infer.lease import Lease, LeaseHeldError
 from r2ec.infer.plan import shard_of
+from r2ec.infer.publish import publish
 from r2ec.infer.writer import ShardWriter
 from r2ec.storage import Warehouse
 from tests.factories.scored import (
+    DATE,
     part_tables,
     plan_of,
     score_shard,
@@ -85,6 +87,21 @@ def test_a_writer_refuses_rows_that_are_no_part_of_its_shard(warehouse: Warehous
         writer.finish(1)
     with pytest.raises(UsageError, match="shard 2 of 2"):
         ShardWriter(warehouse, plan, 2)
+
+
+def test_shards_scored_in_batches_of_another_size_are_of_another_run(
+    warehouse: Warehouse,
+) -> None:
+    users = write_histories(warehouse, NUM_USERS)
+    plan, other = plan_of(warehouse), plan_of(warehouse, batch_rows=64)
+    assert plan.run_id != other.run_id
+    assert plan.run_id == plan_of(warehouse, batch_rows=256).run_id
+    score_shard(warehouse, plan, 0, users)
+    score_shard(warehouse, other, 1, users)
+    with pytest.raises(NotReadyError, match="not finished"):
+        publish(warehouse, DATE)
+    with pytest.raises(UsageError, match="batch_rows=0: each is at least 1"):
+        plan_of(warehouse, batch_rows=0)
 
 
 def test_histories_out_of_order_are_refused_when_parts_are_cut(warehouse: Warehouse) -> None:
