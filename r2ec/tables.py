@@ -81,7 +81,7 @@ class Example:
 def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
     """Load a catalog version (the latest by default), checked to be dense from 0.
 
-    Raises `NotReadyError` if there is none, `ValueError` if its indices are not 0 … I - 1.
+    Raises `NotReadyError` if there is none, or its indices are not 0 … I - 1.
     """
     versions = warehouse.partitions("catalog", "version")
     if not versions:
@@ -98,7 +98,7 @@ def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
     if table.num_rows == 0:
         raise NotReadyError(f"catalog version {chosen} in {warehouse.root} holds no items")
     if pc.any(pc.not_equal(index, pa.array(range(table.num_rows)))).as_py():
-        raise ValueError(
+        raise NotReadyError(
             f"catalog version {chosen} in {warehouse.root}: item_index is not dense from 0;"
             " rebuild it with jobs/build_catalog.py"
         )

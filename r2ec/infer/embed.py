@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from r2ec import schemas
-from r2ec.errors import NotReadyError
+from r2ec.errors import NotReadyError, UsageError
 from r2ec.logs import get_logger
 from r2ec.model.checkpoint import LoadedModel, check_catalog, load_model
 from r2ec.retrieval.embed import embed_items
@@ -34,8 +34,21 @@ class EmbedResult:
 
 
 def default_device(device: str | None) -> str:
-    """The device asked for, or CUDA where there is one."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """The device asked for, or CUDA where there is one.
+
+    Raises `UsageError` for a device that this machine, or this PyTorch, does not have.
+    """
+    if not device:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--device {device!r} cannot be used ({reason}); this machine has: {', '.join(there)}"
+        ) from error
+    return device
 
 
 def embed_catalog(

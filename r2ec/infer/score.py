@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from r2ec import schemas
-from r2ec.errors import GateError, UsageError
+from r2ec.errors import GateError, R2ecError, UsageError
 from r2ec.infer.embed import default_device, load_embeddings
 from r2ec.infer.lease import Lease
 from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
@@ -252,7 +252,7 @@ class Scorer:
         for user in users:
             try:
                 prompts[user.user_id] = self._loaded.encoder.user_ids(user, self._catalog)
-            except ValueError as error:
+            except (R2ecError, ValueError) as error:
                 # One user's broken row must not end the shard: it is told in `status`, `error`.
                 failed[user.user_id] = f"{type(error).__name__}: {error}"
         return prompts, failed

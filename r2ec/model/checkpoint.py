@@ -60,12 +60,11 @@ def load_base(
 ) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
     """Open a plain Hugging Face directory as a dual-head model with these settings.
 
-    Raises `NotReadyError` if the directory or its files are missing.
+    Raises `NotReadyError` if the directory or its files are missing or damaged, `UsageError` for a
+    tokenizer or a kind of model that cannot be used.
     """
     check_hugging_face(path)
-    transformers_logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    causal_lm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
+    causal_lm, tokenizer = _open_hugging_face(path, getattr(torch, model.dtype))
     stops = causal_lm.generation_config.eos_token_id
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
     if model.lora.rank:
@@ -74,6 +73,24 @@ def load_base(
     dual.check_logits()
     encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
     return dual, encoder, tokenizer
+
+
+def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a directory, which other people's programs may have written."""
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype), tokenizer
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        # Each file has its own reader with errors of its own (safetensors and tokenizers raise a
+        # bare `Exception`): what they have in common is that the directory cannot be opened.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NotReadyError(
+            f"{path} cannot be opened as a language model ({type(error).__name__}: {reason}); copy"
+            " or download it again"
+        ) from error
 
 
 def add_adapters(causal_lm: Any, lora: LoraConfig) -> Any:
@@ -140,8 +157,8 @@ def save_model(
 def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
     """Open a model directory written by `save_model`.
 
-    Raises `NotReadyError` if the directory is missing, `UsageError` if it has no `r2ec.json` (a
-    plain language model) or one of another format.
+    Raises `NotReadyError` if the directory is missing or its files are damaged, `UsageError` if it
+    has no `r2ec.json` (a plain language model) or one of another format.
     """
     card = load_card(path)
     model, encoder, tokenizer = load_base(
@@ -151,7 +168,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
             marker=card.marker,
             dtype=dtype or _saved_dtype(path),
         ),
-        prompt=PromptConfig(**card.prompt),
+        prompt=_prompt_of(card, path),
         device=device,
     )
     model.eval()
@@ -233,7 +250,20 @@ def fingerprint_of(folder: Path, card: ModelCard) -> str:
     return digest.hexdigest()[:12]
 
 
+def _prompt_of(card: ModelCard, path: str) -> PromptConfig:
+    try:
+        return PromptConfig(**card.prompt)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{Path(path, CARD)}: prompt {card.prompt!r} is damaged; train or copy the model again"
+        ) from error
+
+
 def _saved_dtype(path: str) -> str:
-    config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
+    file = Path(path, "config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NotReadyError(f"{file} is damaged ({error}); copy the model again") from error
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     return dtype if dtype in ("float32", "bfloat16") else "float32"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from r2ec.errors import UsageError
+
 # Heads that scale their logits say so in their config; each is (attribute, function of logits).
 _SOFTCAP = "final_logit_softcapping"
 _MULTIPLY = "logit_scale"
@@ -87,7 +89,7 @@ class DualHeadModel(nn.Module):
         return hidden_BLH[torch.arange(ids_BL.shape[0], device=hidden_BLH.device), last_B]
 
     def check_logits(self) -> None:
-        """Raise `ValueError` if this head's logits differ from the backbone's own.
+        """Raise `UsageError` if this head's logits differ from the backbone's own.
 
         Guards against a family whose config has yet another way to change its logits.
         """
@@ -97,7 +99,7 @@ class DualHeadModel(nn.Module):
             reference = self.causal_lm(input_ids=ids).logits[0].float()
         difference = (own - reference).abs().max().item()
         if difference > 1e-2 * (1 + reference.abs().max().item()):
-            raise ValueError(
+            raise UsageError(
                 f"{type(self._pretrained()).__name__} changes its logits in a way this program does"
                 f" not know (difference {difference:.3g}); use another base model"
             )

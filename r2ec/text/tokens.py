@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from r2ec.errors import NotReadyError, UsageError
 from r2ec.tables import Catalog, CatalogItem, History
 from r2ec.text.prompts import PromptTemplate, item_prompt, user_prompt
 
@@ -33,7 +34,8 @@ class PromptEncoder:
         """Ids of a user's prompt, ready for the reasoning.
 
         Oldest items are left out until the prompt fits `max_prompt_tokens`.
-        Raises `ValueError` if not even one item fits, or an item is not in the catalog.
+        Raises `UsageError` if not even one item fits, `NotReadyError` if an item is not in the
+        catalog.
         """
         return self.user_ids_from_items(history, _items(history, catalog))
 
@@ -46,7 +48,7 @@ class PromptEncoder:
             if len(ids) <= self.max_prompt_tokens:
                 return ids
             if length <= 1:
-                raise ValueError(
+                raise UsageError(
                     f"user {history.user_id!r}: one item alone makes a prompt of {len(ids)} tokens,"
                     f" more than prompt.max_prompt_tokens = {self.max_prompt_tokens}; raise it or"
                     " lower prompt.title_chars"
@@ -103,16 +105,19 @@ def build_encoder(
 ) -> PromptEncoder:
     """Encoder for a tokenizer; `stop_ids` adds to its end-of-sequence and end-of-turn tokens.
 
-    Raises `ValueError` if the tokenizer has no end-of-sequence token or cannot spell the marker.
+    Raises `UsageError` if the tokenizer has no end-of-sequence token or cannot spell the marker.
     """
     special = {token for token in tokenizer.all_special_tokens if token}
     special |= {str(token) for token in tokenizer.get_added_vocab()}
     special -= {token for token in special if not token.strip()}
     marker_ids = tuple(tokenizer(marker, add_special_tokens=False)["input_ids"])
     if marker not in tokenizer.decode(list(marker_ids), skip_special_tokens=False):
-        raise ValueError(f"the tokenizer cannot write the marker {marker!r}; choose plain ASCII")
+        raise UsageError(f"the tokenizer cannot write the marker {marker!r}; choose plain ASCII")
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token; set one in tokenizer_config.json")
+        raise UsageError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no eos_token; set one in"
+            " its tokenizer_config.json"
+        )
     ends = {tokenizer.eos_token_id, *stop_ids}
     vocabulary = range(len(tokenizer))
     texts = tokenizer.batch_decode([[token] for token in vocabulary], skip_special_tokens=False)
@@ -154,7 +159,7 @@ def pad_left(rows: Sequence[Sequence[int]], fill: int) -> tuple[list[list[int]],
 def _items(history: History, catalog: Catalog) -> list[CatalogItem]:
     highest = max(history.item_index, default=-1)
     if highest >= catalog.num_items or min(history.item_index, default=0) < 0:
-        raise ValueError(
+        raise NotReadyError(
             f"user {history.user_id!r} has item_index {highest}, but catalog version"
             f" {catalog.version} holds {catalog.num_items} items; build the catalog first"
         )
