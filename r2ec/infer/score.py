@@ -292,7 +292,7 @@ class Scorer:
         sampled = completion.ids[: completion.num_sampled]
         return {
             "user_id": user.user_id,
-            "reasoning": self._loaded.encoder.reasoning_text(sampled),
+            "reasoning": self._loaded.encoder.reasoning_text(sampled, completion.finish_reason),
             "finish_reason": completion.finish_reason,
             "prompt_tokens": len(completion.prompt_ids),
             "reasoning_tokens": completion.num_sampled,

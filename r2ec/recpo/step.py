@@ -81,7 +81,9 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         )
     if step % config.recpo.eval_every == 0 and groups:
         sample = groups[0].completions[0]
-        place.journal.log_text("recpo", step, "reasoning", place.encoder.reasoning_text(sample.ids))
+        sampled = sample.ids[: sample.num_sampled]
+        text = place.encoder.reasoning_text(sampled, sample.finish_reason)
+        place.journal.log_text("recpo", step, "reasoning", text)
     result = step_figures(place, groups, rewards_BG, figures)
     return result | {
         "grad_norm": norm,

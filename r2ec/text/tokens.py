@@ -68,10 +68,16 @@ class PromptEncoder:
             ids = self._chat(text)
         return ids + list(self.marker_ids)
 
-    def reasoning_text(self, completion_ids: Sequence[int]) -> str:
-        """The reasoning as people read it: up to the marker, without special tokens."""
-        text = str(self.tokenizer.decode(list(completion_ids), skip_special_tokens=True))
-        return text.split(self.template.marker, 1)[0].strip()
+    def reasoning_text(self, sampled_ids: Sequence[int], finish_reason: str) -> str:
+        """The reasoning as people read it: up to the marker, without special tokens.
+
+        A marker that the token budget cut short (`finish_reason` `length`) is left out too.
+        """
+        text = str(self.tokenizer.decode(list(sampled_ids), skip_special_tokens=True))
+        text, separator, _ = text.partition(self.template.marker)
+        if finish_reason == "length" and not separator:
+            text = without_cut_marker(text, self.template.marker)
+        return text.strip()
 
     def closes_marker(self, sampled_ids: Sequence[int]) -> bool:
         """Whether the last sampled token completes the marker, however it was split."""
@@ -138,6 +144,14 @@ def build_encoder(
         stop_ids=frozenset(ends),
         closing_ids=closing,
     )
+
+
+def without_cut_marker(text: str, marker: str) -> str:
+    """The text without the longest beginning of the marker that stands at its very end."""
+    for length in range(len(marker) - 1, 0, -1):
+        if text.endswith(marker[:length]):
+            return text[:-length]
+    return text
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int) -> tuple[list[list[int]], list[list[int]]]:
