@@ -145,11 +145,9 @@ class CheckpointConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Greedy evaluation on held-out sequences."""
+    """Greedy evaluation on held-out sequences; cut-offs are options of `r2ec-cli evaluate`."""
 
-    ks: tuple[int, ...] = (5, 10, 20)
     max_valid_users: int = Field(2000, ge=1)
-    bootstrap_samples: int = Field(1000, ge=100)
     reasoning_budget: int = Field(64, ge=0)
     batch_rows: int = Field(256, ge=1)
 

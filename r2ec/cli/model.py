@@ -51,6 +51,9 @@ def init_model(
     from r2ec.tables import load_catalog
 
     settings = load_train_config(config_file) if config_file else TrainConfig()
+    if source and (overrides or catalog_version):
+        option = "--set" if overrides else "--catalog-version"
+        raise click.UsageError(f"{option} has no effect with --from: the model is taken as it is")
     if source:
         model, encoder, _ = load_base(source, model=settings.model, prompt=settings.prompt)
         if Path(source).resolve() != Path(output).resolve():

@@ -1,13 +1,22 @@
 """Every configuration of the repository is loaded; the defaults are the paper's settings."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
+from r2ec import config as settings
+from r2ec.cli.main import run
 from r2ec.config import TrainConfig, load_init_config, load_train_config
 from r2ec.errors import NotReadyError, UsageError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+SECTIONS = [
+    kind
+    for name, kind in vars(settings).items()
+    if isinstance(kind, type) and issubclass(kind, settings.Section) and not name.startswith("_")
+]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -15,6 +24,26 @@ def test_every_config_of_the_repository_is_valid(path: Path) -> None:
     config = load_train_config(str(path))
     assert config.contrastive.steps + config.recpo.steps > 0
     assert load_init_config(str(path)).vocab_size > 0
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    read = {
+        node.attr
+        for file in (ROOT / "r2ec").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    for kind in SECTIONS:
+        assert set(kind.model_fields) <= read, kind.__name__
+
+
+def test_options_without_effect_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["init-model", "--from", str(tmp_path), "--output", str(tmp_path / "out")]
+    for option, value in (("--set", "init.num_layers=4"), ("--catalog-version", "2024-05-31")):
+        assert run([*command, option, value]) == 2
+        assert f"{option} has no effect with --from" in capsys.readouterr().err
 
 
 def test_the_defaults_are_the_settings_of_the_paper() -> None:
@@ -44,10 +73,11 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("seed = 3\n[recpo]\nsteps = 5\n")
     config = load_train_config(
-        str(file), ["recpo.steps=9", "recpo.advantage=rloo", "evaluation.ks=[1, 2]"]
+        str(file),
+        ["recpo.steps=9", "recpo.advantage=rloo", "model.lora.target_modules=['q_proj', 'v_proj']"],
     )
     assert (config.seed, config.recpo.steps, config.recpo.advantage) == (3, 9, "rloo")
-    assert config.evaluation.ks == (1, 2)
+    assert config.model.lora.target_modules == ("q_proj", "v_proj")
 
 
 def test_init_overrides_name_their_section(tmp_path: Path) -> None:
@@ -71,6 +101,8 @@ def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
         ("recpo.support='top_k'\nrecpo.sampling.top_k=0", "needs recpo.sampling.top_k"),
         ("contrastive.patience=3", "no effect"),
         ("engine.zero_stage=3", "zero_stage"),
+        ("evaluation.ks=[5]", "evaluation.ks"),
+        ("evaluation.bootstrap_samples=500", "evaluation.bootstrap_samples"),
     ],
 )
 def test_settings_without_effect_are_refused(tmp_path: Path, override: str, words: str) -> None:
