@@ -8,9 +8,6 @@ import click
 
 from r2ec.cli.options import Command, warehouse_option
 from r2ec.config import TrainConfig, load_init_config, load_train_config
-from r2ec.logs import get_logger
-
-_LOG = get_logger(__name__)
 
 
 def set_option(example: str) -> Callable[[Command], Command]:
@@ -111,15 +108,7 @@ def train(
         )
     from r2ec.recpo.train import run
 
-    for stage, figures in run(config, resume=resume, fresh=fresh).items():
-        _LOG.info(
-            "%s: valid N@10 %.4f before, %.4f after (step %d of %d)",
-            stage,
-            figures["valid_ndcg@10_before"],
-            figures["valid_ndcg@10"],
-            figures["best_step"],
-            figures["steps"],
-        )
+    run(config, resume=resume, fresh=fresh)
 
 
 @click.command(epilog="Example: r2ec-cli embed --warehouse warehouse --model model")

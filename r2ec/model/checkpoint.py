@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from r2ec.config import LoraConfig, ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
+from r2ec.model.adapters import join_adapters
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.tables import Catalog
 from r2ec.text.prompts import TEMPLATE_VERSION
@@ -68,7 +70,7 @@ def load_base(
     stops = causal_lm.generation_config.eos_token_id
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
     if model.lora.rank:
-        causal_lm = add_adapters(causal_lm, model.lora)
+        causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
     dual = DualHeadModel(causal_lm, temperature=model.tau).to(device)
     dual.check_logits()
     encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
@@ -93,11 +95,11 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
         ) from error
 
 
-def add_adapters(causal_lm: Any, lora: LoraConfig) -> Any:
-    """Wrap a causal LM with LoRA adapters (peft); only they are trained."""
+def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
+    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`."""
     import peft
 
-    return peft.get_peft_model(
+    wrapped: Any = peft.get_peft_model(
         causal_lm,
         peft.LoraConfig(
             r=lora.rank,
@@ -106,6 +108,8 @@ def add_adapters(causal_lm: Any, lora: LoraConfig) -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+    wrapped.active_peft_config.base_model_name_or_path = base
+    return wrapped
 
 
 def encoder_for(
@@ -124,12 +128,19 @@ def encoder_for(
 
 
 def save_model(
-    path: str | Path, model: DualHeadModel, tokenizer: PreTrainedTokenizerBase, card: ModelCard
+    path: str | Path,
+    model: DualHeadModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: ModelCard,
+    *,
+    adapters: Sequence[Path] = (),
+    adapters_base: str = "",
 ) -> ModelCard:
     """Write a model directory in one act: aside first, then renamed into place.
 
-    With adapters, the top of the directory holds the merged weights and `adapter/` the adapters.
-    Returns the card with its fingerprint.
+    The top of the directory always holds whole weights. `adapter/` holds the adapters that `model`
+    has been wrapped with, or those in the folders `adapters`, joined into one on the model at
+    `adapters_base`. Returns the card with its fingerprint.
     """
     target = Path(path)
     staging = target.with_name(f"{target.name}.saving-{os.getpid()}")
@@ -141,6 +152,8 @@ def save_model(
 
         causal_lm.save_pretrained(staging / "adapter")
         causal_lm = copy.deepcopy(causal_lm).merge_and_unload()
+    if adapters:
+        join_adapters(adapters, staging / "adapter", base=adapters_base)
     causal_lm.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
     values = asdict(card) | {"fingerprint": fingerprint_of(staging, card)}

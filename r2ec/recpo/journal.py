@@ -23,7 +23,7 @@ class Journal:
             self._writer = SummaryWriter(log_dir=str(folder / "tensorboard"))
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drop the lines after a checkpoint, so that a resumed run tells each step once."""
+        """Drop a stage's lines after this step, so that a resumed run tells each step once."""
         if not self._active or not self._lines.exists():
             return
         lines = [json.loads(line) for line in self._lines.read_text("utf-8").splitlines() if line]

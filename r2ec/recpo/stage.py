@@ -66,11 +66,11 @@ def run_stage(
     best_dir = run_dir / plan.name
     folder = run_dir / "checkpoints" / plan.name
     state = _restore(plan, engine, table, folder) if resume else None
+    journal.rewind(plan.name, -1 if state is None else state.step)
     if state is None:
         state = _Progress()
         _judge(plan, engine, tokenizer, journal, state, best_dir)
         state.first = state.best
-    journal.rewind(plan.name, state.step)
     last_line = time.monotonic()
     while state.step < plan.steps and not (plan.patience and state.since_best >= plan.patience):
         start = time.monotonic()

@@ -63,6 +63,7 @@ def _run(
         source = str(run_dir / name)
     if world.is_first:
         deliver(config, data, source, finished)
+        log_summary(finished)
     world.barrier()
     journal.close()
     return finished
@@ -203,7 +204,10 @@ def prepare_run_dir(config: TrainConfig, run_dir: Path, *, resume: bool, fresh: 
 def deliver(
     config: TrainConfig, data: Data, source: str, finished: dict[str, dict[str, float]]
 ) -> None:
-    """Copy the last stage's best weights to `paths.output`, with the figures in its card."""
+    """Copy the last stage's best weights to `paths.output`, with the figures in its card.
+
+    With LoRA the adapters of all stages go along as one, on the base model that the run began with.
+    """
     model, _, tokenizer = load_base(
         source,
         model=config.model.model_copy(update={"lora": type(config.model.lora)()}),
@@ -211,11 +215,29 @@ def deliver(
     )
     metrics = {f"{stage}.{k}": v for stage, figures in finished.items() for k, v in figures.items()}
     metrics |= load_card(source).metrics if finished else {}
-    saved = save_model(config.paths.output, model, tokenizer, build_card(config, data, metrics))
-    adapter = Path(source, "adapter")
-    if adapter.is_dir():
-        shutil.copytree(adapter, Path(config.paths.output, "adapter"))
+    stages = [Path(config.paths.resolved_run_dir, name, "adapter") for name in finished]
+    saved = save_model(
+        config.paths.output,
+        model,
+        tokenizer,
+        build_card(config, data, metrics),
+        adapters=stages if config.model.lora.rank else (),
+        adapters_base=str(Path(config.paths.base_model).resolve()),
+    )
     _LOG.info("model %s written to %s", saved.fingerprint, config.paths.output)
+
+
+def log_summary(finished: dict[str, dict[str, float]]) -> None:
+    """One line a stage: what it began with and what came of it."""
+    for stage, figures in finished.items():
+        _LOG.info(
+            "%s: valid N@10 %.4f before, %.4f after (step %d of %d)",
+            stage,
+            figures["valid_ndcg@10_before"],
+            figures["valid_ndcg@10"],
+            figures["best_step"],
+            figures["steps"],
+        )
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:

@@ -121,8 +121,8 @@ def build_encoder(
         raise UsageError(f"the tokenizer cannot write the marker {marker!r}; choose plain ASCII")
     if tokenizer.eos_token_id is None:
         raise UsageError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no eos_token; set one in"
-            " its tokenizer_config.json"
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no eos_token; set one"
+            " in its tokenizer_config.json"
         )
     ends = {tokenizer.eos_token_id, *stop_ids}
     vocabulary = range(len(tokenizer))

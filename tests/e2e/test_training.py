@@ -1,17 +1,21 @@
 """Training as people run it: one process or two, killed and resumed, saved and opened again."""
 
+import json
+import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec.model.checkpoint import load_model
-from tests.factories.commands import cli, finish, metric_lines, start
+from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
 from tests.factories.models import PROMPT, TAU, small_model
 from tests.factories.shop import write_shop
 
@@ -87,12 +91,24 @@ def straight(place: Path) -> Path:
     return place / "straight"
 
 
+@pytest.fixture(scope="module")
+def two(place: Path) -> str:
+    """The same run in two processes, into `two`; what they printed."""
+    return finish(start(*train_command(place, "two"), processes=2))
+
+
 def steady(line: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in line.items() if not any(word in k for word in UNSTEADY)}
 
 
-def test_two_processes_give_the_losses_and_gradients_of_one(place: Path, straight: Path) -> None:
-    finish(start(*train_command(place, "two"), processes=2))
+def test_a_summary_is_told_once_and_not_by_every_process(two: str) -> None:
+    for stage in ("contrastive", "recpo"):
+        assert two.count(f"{stage}: valid N@10") == 1
+
+
+def test_two_processes_give_the_losses_and_gradients_of_one(
+    place: Path, straight: Path, two: str
+) -> None:
     one = metric_lines(straight.with_name("straight.run"))
     two = metric_lines(place / "two.run")
     assert [(a["stage"], a["step"]) for a in one] == [(b["stage"], b["step"]) for b in two]
@@ -120,6 +136,56 @@ def test_a_killed_run_resumes_bit_for_bit(place: Path, straight: Path) -> None:
         load_file(straight.with_name(n) / "model.safetensors") for n in ("straight", "killed")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_killed_before_its_first_checkpoint_tells_each_step_once(
+    place: Path, straight: Path
+) -> None:
+    more = ("--set", "contrastive.steps=0", "--set", "recpo.steps=2", "--set", "seed=3")
+    process = start(*train_command(place, "early", *more))
+    wait_for_step(place / "early.run", "recpo", 0, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(*train_command(place, "early", *more, "--resume")))
+    told = [line["step"] for line in metric_lines(place / "early.run") if "valid_ndcg@10" in line]
+    assert told == [0, 2]
+
+
+LORA = """
+[model.lora]
+rank = 2
+target_modules = ["q_proj", "v_proj", "down_proj"]
+"""
+
+
+def base_of(adapter: Path) -> Path:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    return Path(settings["base_model_name_or_path"])
+
+
+def test_the_adapter_of_a_run_does_on_the_base_model_what_the_run_delivered(place: Path) -> None:
+    (place / "lora.toml").write_text(CONFIG + LORA)
+    base = os.path.relpath(place / "base", REPOSITORY)
+    more = ("--config", place / "lora.toml", "--base-model", base)
+    more += ("--set", "contrastive.lr=1e-2", "--set", "recpo.lr=1e-2", "--set", "recpo.steps=3")
+    finish(start(*train_command(place, "lora", *more)))
+    adapter = place / "lora" / "adapter"
+    named = Path(
+        json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    )
+    assert named == (place / "base").resolve()
+    stage = json.loads((place / "lora.run" / "recpo/adapter/adapter_config.json").read_text())
+    assert stage["base_model_name_or_path"] == str((place / "lora.run/contrastive").resolve())
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        untrained = AutoModelForCausalLM.from_pretrained(named)
+        before = untrained(input_ids=ids).logits
+        delivered = AutoModelForCausalLM.from_pretrained(place / "lora")(input_ids=ids).logits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = peft.PeftModel.from_pretrained(untrained, str(adapter))
+        assert torch.allclose(adapted(input_ids=ids).logits, delivered, atol=1e-4)
+    assert not torch.allclose(before, delivered, atol=1e-3), "training moved the weights"
 
 
 def wait_for_step(run_dir: Path, stage: str, step: int, process: Any) -> None:

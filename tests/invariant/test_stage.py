@@ -1,0 +1,69 @@
+"""A stage that was killed and started again tells each step once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2ec.model.checkpoint import ModelCard
+from r2ec.recpo.engine import World
+from r2ec.recpo.journal import Journal
+from r2ec.recpo.stage import StagePlan, run_stage
+from tests.factories.commands import metric_lines
+from tests.factories.models import PROMPT
+from tests.factories.training import training_bench
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def plan_of(run_step) -> StagePlan:
+    return StagePlan(
+        name="recpo",
+        steps=3,
+        eval_every=2,
+        patience=0,
+        checkpoint_every=2,
+        keep=1,
+        run_step=run_step,
+        evaluate=lambda: np.array([3, 20]),
+        card=lambda metrics: ModelCard(
+            tau=0.1,
+            marker="<answer>",
+            prompt=PROMPT.model_dump(),
+            template_version="1",
+            catalog_version="2024-05-31",
+            catalog_fingerprint="",
+            catalog_items=0,
+            metrics=metrics,
+        ),
+    )
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_a_killed_stage_that_resumes_tells_each_step_once(
+    world: World, tmp_path: Path, killed_at: int
+) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+
+    def killed(step: int) -> dict[str, float | None]:
+        if step == killed_at:
+            raise KilledError
+        return {"reward_mean": float(step)}
+
+    def run(run_step, *, resume: bool) -> None:
+        journal = Journal(tmp_path, active=True)
+        journal.log_step("contrastive", 9, {"item_loss": 1.0})
+        tokenizer = bench.encoder.tokenizer
+        plan = plan_of(run_step)
+        run_stage(plan, bench.engine, bench.table, tokenizer, journal, tmp_path, resume=resume)
+        journal.close()
+
+    with pytest.raises(KilledError):
+        run(killed, resume=False)
+    run(lambda step: {"reward_mean": float(step)}, resume=True)
+    lines = [line for line in metric_lines(tmp_path) if line["stage"] == "recpo"]
+    told = [(line["step"], "reward_mean" in line) for line in lines]
+    assert told == [(0, False), (1, True), (2, True), (2, False), (3, True), (3, False)]
+    assert sum(line["stage"] == "contrastive" for line in metric_lines(tmp_path)) == 2
