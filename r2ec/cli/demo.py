@@ -172,8 +172,8 @@ def find_shop(folder: Path) -> Shop:
         return Shop(interactions=by_name["ratings"], items=by_name["movies"], mapping="movielens")
     raise NotReadyError(
         f"--data {folder}: expected X.csv[.gz] beside meta_X.jsonl[.gz] (Amazon-Reviews-2023), or"
-        " ratings.csv[.gz] beside movies.csv[.gz] (MovieLens). Other layouts: run the five commands"
-        " of the README with --mapping"
+        " ratings.csv[.gz] beside movies.csv[.gz] (MovieLens). Other layouts: run the commands of"
+        " the README with --mapping"
     )
 
 

@@ -62,5 +62,17 @@ def test_files_named_in_the_pages_exist(page):
         assert (ROOT / name).exists(), name
 
 
+def test_the_readme_has_as_many_commands_as_it_says_and_tells_where_they_come_from():
+    section = README.split("## From raw logs to a recommendation in six commands\n")[1].split(
+        "\n## "
+    )[0]
+    blocks = [block.split("```")[0] for block in section.split("```console\n")[1:]]
+    lines = [[line[2:] for line in block.splitlines() if line.startswith("$ ")] for block in blocks]
+    assert lines[0][0] == "make setup && source .venv/bin/activate"
+    assert len(lines[1]) == 6
+    assert all(line.startswith(("r2ec-cli ", "spark-submit ")) for line in lines[1])
+    assert not any("&&" in line for line in lines[1])
+
+
 def test_notes_for_contributors_stay_short():
     assert len((ROOT / "AGENTS.md").read_text().splitlines()) < 100

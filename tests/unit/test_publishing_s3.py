@@ -1,5 +1,6 @@
 """Scoring and publishing on S3: real pyarrow S3 calls against moto's server on loopback."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from r2ec import schemas
 from r2ec.errors import NotReadyError, R2ecError
 from r2ec.infer.publish import publish
+from r2ec.infer.staged import remove_abandoned, staged_runs
 from r2ec.storage import Warehouse
 from tests.factories.object_store import BUCKET, object_store
 from tests.factories.scored import DATE, plan_of, score_run, score_shard, write_histories
@@ -47,3 +49,19 @@ def test_a_date_is_scored_published_and_replaced_on_s3(warehouse: Warehouse) -> 
         assert rows.num_rows == num_rows
     assert warehouse.read_table(schemas.RUNS, date=DATE)["run_id"].to_pylist() == [second.run_id]
     assert warehouse.list_files("_staging", suffix="") == []
+
+
+def test_a_run_given_up_before_its_first_part_goes_away_a_day_later_on_s3(
+    warehouse: Warehouse,
+) -> None:
+    write_histories(warehouse, 8)
+    plan = plan_of(warehouse)
+    warehouse.replace_file(plan.to_json(), *plan.staging, "plan.json")
+    written = warehouse.modified_at(*plan.staging, "plan.json")
+    assert written is not None
+    assert abs(written - time.time()) < 60
+    remove_abandoned(warehouse, now=written + 86_000)
+    assert staged_runs(warehouse, DATE) == [plan.run_id]
+    remove_abandoned(warehouse, now=written + 87_000)
+    assert staged_runs(warehouse, DATE) == []
+    assert warehouse.modified_at(*plan.staging, "plan.json") is None
