@@ -10,6 +10,7 @@ try:
     from r2ec.etl.arguments import parse_catalog_job
     from r2ec.etl.catalog_job import run
     from r2ec.etl.entry import main
+    from r2ec.etl.job_plans import plan_catalog
 except ModuleNotFoundError as error:
     sys.exit(
         f"error: no module {error.name!r}: install the package with its 'spark' extra, or run "
@@ -17,4 +18,4 @@ except ModuleNotFoundError as error:
     )
 
 if __name__ == "__main__":
-    main(parse_catalog_job, run)
+    main(parse_catalog_job, run, plan_catalog)

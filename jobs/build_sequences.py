@@ -9,6 +9,7 @@ import sys
 try:
     from r2ec.etl.arguments import parse_sequences_job
     from r2ec.etl.entry import main
+    from r2ec.etl.job_plans import plan_sequences
     from r2ec.etl.sequences_job import run
 except ModuleNotFoundError as error:
     sys.exit(
@@ -17,4 +18,4 @@ except ModuleNotFoundError as error:
     )
 
 if __name__ == "__main__":
-    main(parse_sequences_job, run)
+    main(parse_sequences_job, run, plan_sequences)

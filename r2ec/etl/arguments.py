@@ -45,6 +45,8 @@ def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
         version=_day(args.version, "--version").isoformat() if args.version else None,
         unknown_items=args.unknown_items,
         register=args.register,
+        dry_run=args.dry_run,
+        explain=args.explain,
         max_quarantine_share=_share(args),
     )
 
@@ -110,6 +112,8 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         max_user_events_per_day=args.max_user_events_per_day,
         incremental=args.incremental,
         register=args.register,
+        dry_run=args.dry_run,
+        explain=args.explain,
         split_ratio=_ratio(args.split_ratio),
         max_quarantine_share=_share(args),
     )
@@ -130,6 +134,12 @@ def _add_common(parser: argparse.ArgumentParser, *, log_required: bool) -> None:
         default=MAX_QUARANTINE_SHARE,
         metavar="X",
         help=f"largest share of rejected rows, 0 to 1 ({MAX_QUARANTINE_SHARE})",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be read and written; read no row"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="print Spark's plans (those of all queries it ran)"
     )
 
 

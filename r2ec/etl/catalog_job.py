@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -20,7 +20,7 @@ from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
 from r2ec.etl.register import register
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import Staging, open_staging
-from r2ec.etl.summary import JobSummary, run_id
+from r2ec.etl.summary import JobSummary, StageClock, run_id
 from r2ec.etl.tables import conform, keep, read_table
 from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
@@ -38,7 +38,8 @@ OPTIONS = {
 class CatalogJob:
     """What to build: `version` is an ISO day, by default that of the log's last event.
 
-    `register` is the database of Spark's catalog that the tables are registered in.
+    `register` is the database of Spark's catalog that the tables are registered in. What stands for
+    the job in a run's name leaves out `dry_run` and `explain`: they change no row.
     """
 
     items: ItemInput
@@ -48,6 +49,8 @@ class CatalogJob:
     unknown_items: Literal["quarantine", "keep"] = "quarantine"
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
     register: str | None = None
+    dry_run: bool = field(default=False, repr=False)
+    explain: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,39 +70,44 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
     """Build the catalog version; `NotReadyError`, `UsageError` or `GateError` as the case is."""
     started = time.perf_counter()
     warehouse = Warehouse(job.warehouse)
-    files = _find_items(spark, job.items)
-    log_files = find_interactions(spark, job.interactions) if job.interactions else []
+    clock = StageClock()
+    with clock.stage("find"):
+        files = find_items(spark, job.items)
+        log_files = find_interactions(spark, job.interactions) if job.interactions else []
     fit_partitions(spark, sum(file.num_plain_bytes for file in [*files, *log_files]))
     with ExitStack() as stack:
         stack.enter_context(JobLock(warehouse, JOB))
         staging = open_staging(warehouse, JOB)
         stack.callback(staging.discard)
-        seen = keep(stack, _first_seen(spark, log_files, job.interactions))
-        version = job.version or _last_day(seen)
-        previous_version, previous = _previous(spark, staging.warehouse, version)
-        items = keep(stack, read_items(spark, files, job.items))
-        counts = _count(items)
+        with clock.stage("read"):
+            seen = keep(stack, _first_seen(spark, log_files, job.interactions))
+            version = job.version or _last_day(seen)
+            previous_version, previous = previous_catalog(spark, warehouse, version)
+            items = keep(stack, read_items(spark, files, job.items))
+            counts = _count(items)
         if counts.num_rows == 0:
             where = job.items.table or " ".join(job.items.paths)
             raise NotReadyError(f"--items {where}: there is no item in it")
         quarantine, examples = _quarantine(job, staging, version, files, items, counts)
-
-        merged, num_unknown = _merge(items, seen, job.unknown_items)
-        # The sort by index looks at its input twice: the texts are cleaned once.
-        texts = keep(stack, with_text(merged, job.items.categories_separator))
         place = ("catalog", f"version={version}")
-        staging.write(conform(build_catalog(texts, seen, previous), CATALOG), *place)
-
-        versions = _with_version(read_table(spark, CATALOG, staging.uri(*place)), version)
-        if previous is not None and previous_version not in (None, version):
-            versions = versions.unionByName(_with_version(previous, str(previous_version)))
-        num_audits = run_audits(spark, {"catalog": versions}, ["catalog"])
-        num_items = staging.num_rows(*place)
-        num_conflicting = texts.where("is_conflicting").count()
-        num_old = previous.count() if previous is not None else 0
-        staging.publish([place, quarantine])
+        with clock.stage("write"):
+            merged, num_unknown = _merge(items, seen, job.unknown_items)
+            # The sort by index looks at its input twice: the texts are cleaned once.
+            texts = keep(stack, with_text(merged, job.items.categories_separator))
+            staging.write(conform(build_catalog(texts, seen, previous), CATALOG), *place)
+            num_items = staging.num_rows(*place)
+            num_conflicting = texts.where("is_conflicting").count()
+            num_old = previous.count() if previous is not None else 0
+        with clock.stage("audit"):
+            versions = _with_version(read_table(spark, CATALOG, staging.uri(*place)), version)
+            if previous is not None and previous_version not in (None, version):
+                versions = versions.unionByName(_with_version(previous, str(previous_version)))
+            num_audits = run_audits(spark, {"catalog": versions}, ["catalog"])
+        with clock.stage("publish"):
+            num_written = staging.num_bytes()
+            staging.publish([place, quarantine])
     if job.register:
-        register(spark, staging.warehouse, job.register, ("catalog", "quarantine"))
+        register(spark, warehouse, job.register, ("catalog", "quarantine"))
     kept_or_not = "kept" if job.unknown_items == "keep" else "left out"
     return JobSummary(
         job=JOB,
@@ -115,8 +123,11 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
             "new items": num_items - num_old,
             "items with conflicting metadata": num_conflicting,
             f"items of the log without metadata ({kept_or_not})": num_unknown,
+            "bytes in": sum(file.num_bytes for file in [*files, *log_files]),
+            "bytes written": num_written,
         },
         num_audits=num_audits,
+        stages=clock.seconds,
         seconds=time.perf_counter() - started,
     )
 
@@ -154,7 +165,8 @@ def _merge(items: DataFrame, seen: DataFrame, unknown_items: str) -> tuple[DataF
     return merged, num_unknown
 
 
-def _find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
+def find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
+    """The files of the metadata; errors for missing files and columns."""
     files = find_inputs(spark, items, "--items")
     require_columns(files, resolve(files, items.columns()), items.required(), OPTIONS)
     return files
@@ -182,7 +194,7 @@ def _last_day(seen: DataFrame) -> str:
     return datetime.fromtimestamp(row[0] / 1e6, UTC).date().isoformat()
 
 
-def _previous(
+def previous_catalog(
     spark: SparkSession, warehouse: Warehouse, version: str
 ) -> tuple[str | None, DataFrame | None]:
     """The version whose indices go on: this one if it was built before, else the latest one."""

@@ -3,29 +3,48 @@
 import re
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from r2ec.errors import R2ecError
+from r2ec.etl.explain import executed_plans, plan_of
+from r2ec.etl.plan import JobPlan
 from r2ec.etl.session import open_session
 from r2ec.etl.summary import JobSummary
 
-Job = TypeVar("Job")
+
+class Asked(Protocol):
+    """What the border itself looks at in a job."""
+
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def explain(self) -> bool: ...
 
 
-def main(parse: Callable[[], Job], run: Callable[[SparkSession, Job], JobSummary]) -> None:
-    """Parse the command line, run the job, print what it did; exits 0, 1, 2, 3 or 4."""
+Job = TypeVar("Job", bound=Asked)
+
+
+def main(
+    parse: Callable[[], Job],
+    run: Callable[[SparkSession, Job], JobSummary],
+    plan: Callable[[SparkSession, Job], JobPlan],
+) -> None:
+    """Parse the command line, run the job, print what it did; exits 0, 1, 2, 3 or 4.
+
+    With `--dry-run` it prints the plan instead; with `--explain` Spark's plans come first.
+    """
     try:
         job = parse()
         spark = open_session(run.__module__.rsplit(".", 1)[-1].removesuffix("_job"))
         try:
-            summary = run(spark, job)
-            if summary.num_rejected:
-                print(summary.table())
-            print(summary.line(), flush=True)
+            if job.dry_run:
+                _print_plan(plan(spark, job), is_explained=job.explain)
+            else:
+                _print_summary(spark, run(spark, job), is_explained=job.explain)
         finally:
             spark.stop()
     except R2ecError as error:
@@ -35,6 +54,22 @@ def main(parse: Callable[[], Job], run: Callable[[SparkSession, Job], JobSummary
         _exit(f"{error.filename or ''}: {error.strerror or error}; {remedy}", 1)
     except (PySparkException, Py4JJavaError) as error:
         _exit(f"Spark: {_cause(error)}", 1)
+
+
+def _print_plan(plan: JobPlan, *, is_explained: bool) -> None:
+    if is_explained:
+        for source in plan.inputs:
+            print(f"== {source.option}\n{plan_of(source.rows)}\n")
+    print(plan.text(), flush=True)
+
+
+def _print_summary(spark: SparkSession, summary: JobSummary, *, is_explained: bool) -> None:
+    if is_explained:
+        for text in executed_plans(spark):
+            print(text)
+    if summary.num_rejected:
+        print(summary.table())
+    print(summary.line(), flush=True)
 
 
 def _exit(message: str, code: int) -> None:

@@ -45,7 +45,7 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
 
     Raises UsageError for options with which a history depends on the whole log.
     """
-    _check_options(job)
+    check_options(job)
     started = time.perf_counter()
     clock = StageClock()
     warehouse, day = Warehouse(job.warehouse), job.dates[0]
@@ -122,7 +122,8 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
     )
 
 
-def _check_options(job: SequencesJob) -> None:
+def check_options(job: SequencesJob) -> None:
+    """Raise UsageError for options with which a history depends on the whole log."""
     depends = {
         "--min-user-events and --min-item-events": max(job.min_user_events, job.min_item_events)
         > 1,

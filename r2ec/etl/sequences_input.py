@@ -1,6 +1,6 @@
 """What the sequences job reads: its options, the catalog, the log's chunks, the rows left out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -32,7 +32,8 @@ class SequencesJob:
     `since` and `until` bound the log in microseconds, the first inside, the second outside. A user
     with more than `max_user_events_per_day` events on one day goes to quarantine as a robot.
     `incremental` adds the histories of the one date to those of an earlier day. `register` is the
-    database of Spark's catalog that the tables are registered in.
+    database of Spark's catalog that the tables are registered in. What stands for the job in a
+    run's name leaves out `dry_run` and `explain`: they change no row.
     """
 
     interactions: InteractionInput
@@ -50,6 +51,8 @@ class SequencesJob:
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
     incremental: bool = False
     register: str | None = None
+    dry_run: bool = field(default=False, repr=False)
+    explain: bool = field(default=False, repr=False)
 
     def history_options(self) -> str:
         """All that shapes a history but the window and the log's files, as one text."""
