@@ -70,13 +70,24 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def format_progress(description: str, done: int, total: int | None, elapsed: float) -> str:
+def format_bytes(count: float) -> str:
+    """`512 bytes`, `1.5 MB`: powers of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
+def format_progress(
+    description: str, done: int, total: int | None, elapsed: float, *, is_bytes: bool = False
+) -> str:
     """One line on how far the work is, its rate, and the time left where `total` is known."""
     rate = done / elapsed if elapsed > 0 else 0.0
-    line = f"{description}: {done:,}"
+    line = f"{description}: {format_bytes(done) if is_bytes else f'{done:,}'}"
     if total is not None:
-        line += f" of {total:,}"
-    line += f", {rate:,.1f}/s"
+        line += f" of {format_bytes(total) if is_bytes else f'{total:,}'}"
+    line += f", {format_bytes(rate) if is_bytes else f'{rate:,.1f}'}/s"
     if total is not None and 0 < done < total and rate > 0:
         line += f", {format_seconds((total - done) / rate)} left"
     return line
@@ -84,7 +95,11 @@ def format_progress(description: str, done: int, total: int | None, elapsed: flo
 
 @contextmanager
 def progress(
-    description: str, total: int | None = None, *, stream: TextIO | None = None
+    description: str,
+    total: int | None = None,
+    *,
+    stream: TextIO | None = None,
+    is_bytes: bool = False,
 ) -> Iterator[Callable[[int], None]]:
     """Show how far the work is: yields `advance(n)`, to be called with each n units done.
 
@@ -97,15 +112,15 @@ def progress(
         for handler in logging.getLogger("r2ec").handlers
     )
     if stream.isatty() and not json_lines:
-        with _bar(description, total, stream) as advance:
+        with _bar(description, total, stream, is_bytes) as advance:
             yield advance
     else:
-        with _lines(description, total) as advance:
+        with _lines(description, total, is_bytes) as advance:
             yield advance
 
 
 @contextmanager
-def _lines(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _lines(description: str, total: int | None, is_bytes: bool) -> Iterator[Callable[[int], None]]:
     logger = get_logger(__name__)
     started = last_line = time.monotonic()
     done = 0
@@ -116,19 +131,23 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[[int], None
         now = time.monotonic()
         if now - last_line >= LINE_EVERY_SECONDS:
             last_line = now
-            logger.info(format_progress(description, done, total, now - started))
+            elapsed = now - started
+            logger.info(format_progress(description, done, total, elapsed, is_bytes=is_bytes))
 
     yield advance
     elapsed = time.monotonic() - started
-    line = format_progress(description, done, None, elapsed)
+    line = format_progress(description, done, None, elapsed, is_bytes=is_bytes)
     logger.info("%s, done in %s", line, format_seconds(elapsed))
 
 
 @contextmanager
-def _bar(description: str, total: int | None, stream: TextIO) -> Iterator[Callable[[int], None]]:
+def _bar(
+    description: str, total: int | None, stream: TextIO, is_bytes: bool
+) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         SpinnerColumn,
@@ -141,7 +160,7 @@ def _bar(description: str, total: int | None, stream: TextIO) -> Iterator[Callab
         SpinnerColumn(),
         TextColumn("[progress.description]{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        DownloadColumn() if is_bytes else MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -153,6 +172,7 @@ def _bar(description: str, total: int | None, stream: TextIO) -> Iterator[Callab
         def advance(count: int = 1) -> None:
             done = bar.tasks[task].completed + count
             elapsed = max(time.monotonic() - started, 1e-9)
-            bar.update(task, advance=count, rate=f"{done / elapsed:,.1f}/s")
+            rate = format_bytes(done / elapsed) if is_bytes else f"{done / elapsed:,.1f}"
+            bar.update(task, advance=count, rate=f"{rate}/s")
 
         yield advance

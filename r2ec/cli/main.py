@@ -30,6 +30,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "sample-data": LazyCommand(
         "r2ec.cli.data:sample_data", "Write a synthetic shop: ratings and metadata, any size."
     ),
+    "download": LazyCommand(
+        "r2ec.cli.data:download", "Fetch a category of Amazon-Reviews-2023: ratings, metadata."
+    ),
     "init-model": LazyCommand(
         "r2ec.cli.model:init_model", "Make a small base model, or check a Hugging Face directory."
     ),
