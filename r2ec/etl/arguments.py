@@ -89,6 +89,12 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         help="add the histories of --date to those of the day before, reading the log's new files",
     )
     parser.add_argument("--split-ratio", default="0.8,0.1,0.1", metavar="T,V,T", help="0.8,0.1,0.1")
+    parser.add_argument(
+        "--unknown-items",
+        choices=("quarantine", "drop"),
+        default="quarantine",
+        help="events of items that the catalog lacks: to quarantine (default), or only counted",
+    )
     _add_register(parser)
     args = parser.parse_args(argv)
     for name in ("window", "min_user_events", "min_item_events", "max_user_events_per_day"):
@@ -111,6 +117,7 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         strict_time=args.strict_time,
         max_user_events_per_day=args.max_user_events_per_day,
         incremental=args.incremental,
+        unknown_items=args.unknown_items,
         register=args.register,
         dry_run=args.dry_run,
         explain=args.explain,

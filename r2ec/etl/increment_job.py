@@ -20,7 +20,7 @@ from r2ec.etl.increment_tasks import UndecidedError, write_increment
 from r2ec.etl.interactions import find_interactions
 from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import count_rows
-from r2ec.etl.packing import IN_BASE, OUTSIDE_WINDOW
+from r2ec.etl.packing import DROPPED_ITEM, IN_BASE, OUTSIDE_WINDOW
 from r2ec.etl.register import register
 from r2ec.etl.rows import POSITION_BITS
 from r2ec.etl.sequences_input import (
@@ -105,6 +105,7 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
         num_duplicates=counts.num_duplicates,
         num_filtered={
             "outside the time window": counts.left_out.get(OUTSIDE_WINDOW, 0),
+            "of items that the catalog lacks": counts.left_out.get(DROPPED_ITEM, 0),
             "in the histories already": counts.left_out.get(IN_BASE, 0),
         },
         num_rejected=counts.rejected,

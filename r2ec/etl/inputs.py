@@ -47,6 +47,10 @@ class InteractionInput:
     max_time: int | None = None
     named: frozenset[str] = frozenset()
 
+    def where(self) -> str:
+        """The paths or the table, for people."""
+        return self.table or " ".join(self.paths)
+
     def columns(self) -> dict[str, ColumnName]:
         """Our name -> the input's column, of those that are to be read."""
         columns = {

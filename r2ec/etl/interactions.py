@@ -7,7 +7,7 @@ from r2ec.errors import NotReadyError
 from r2ec.etl.events import typed_events
 from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
 from r2ec.etl.inputs import InteractionInput
-from r2ec.etl.packing import OUTSIDE_WINDOW
+from r2ec.etl.packing import OUTSIDE_WINDOW, UNKNOWN_ITEM
 from r2ec.etl.rows import read_rows
 
 OPTIONS = {
@@ -59,9 +59,11 @@ def within(interactions: DataFrame, since: int | None, until: int | None) -> Dat
     return interactions.withColumn("reason", F.coalesce("reason", reason))
 
 
-def with_item_index(interactions: DataFrame, catalog: DataFrame) -> DataFrame:
-    """Add the catalog's `item_index`; an event of an item that is not there is `unknown_item`."""
+def with_item_index(
+    interactions: DataFrame, catalog: DataFrame, reason: str = UNKNOWN_ITEM
+) -> DataFrame:
+    """Add the catalog's `item_index`; an event of an item that is not there gets the reason."""
     known = catalog.select("item_id", "item_index")
     joined = interactions.join(known, on="item_id", how="left")
     unknown = F.col("reason").isNull() & F.col("item_index").isNull()
-    return joined.withColumn("reason", F.when(unknown, "unknown_item").otherwise(F.col("reason")))
+    return joined.withColumn("reason", F.when(unknown, reason).otherwise(F.col("reason")))

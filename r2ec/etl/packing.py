@@ -20,8 +20,9 @@ from r2ec.etl.chunks import (
 )
 
 # Not errors of the row: they leave the log, are counted, and are not put to quarantine.
-OUTSIDE_WINDOW, IN_BASE = "outside_window", "in_base"
-NO_ERRORS = (OUTSIDE_WINDOW, IN_BASE)
+OUTSIDE_WINDOW, IN_BASE, DROPPED_ITEM = "outside_window", "in_base", "dropped_item"
+NO_ERRORS = (OUTSIDE_WINDOW, IN_BASE, DROPPED_ITEM)
+UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
 _EVENT_COLUMNS = ("user_id", "item_index", "time", "rating", "place")
 _DAY_MICROS = pa.scalar(86_400_000_000)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import Literal
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,7 +13,7 @@ from r2ec.etl.history_state import HistoryState, LogFile
 from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.interactions import order_columns, read_interactions, with_item_index, within
 from r2ec.etl.ordered_log import LogCounts, pack_log, rejected_rows
-from r2ec.etl.packing import IN_BASE
+from r2ec.etl.packing import DROPPED_ITEM, IN_BASE, UNKNOWN_ITEM
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, UNDATED, Quarantine
 from r2ec.etl.staging import Staging
 from r2ec.etl.summary import run_id
@@ -31,9 +32,10 @@ class SequencesJob:
 
     `since` and `until` bound the log in microseconds, the first inside, the second outside. A user
     with more than `max_user_events_per_day` events on one day goes to quarantine as a robot.
-    `incremental` adds the histories of the one date to those of an earlier day. `register` is the
-    database of Spark's catalog that the tables are registered in. What stands for the job in a
-    run's name leaves out `dry_run` and `explain`: they change no row.
+    Events of items that the catalog lacks go to quarantine or, with `unknown_items` "drop", are
+    only counted. `incremental` adds the histories of the one date to those of an earlier day.
+    `register` is the database of Spark's catalog that the tables are registered in. What stands for
+    the job in a run's name leaves out `dry_run` and `explain`: they change no row.
     """
 
     interactions: InteractionInput
@@ -51,6 +53,7 @@ class SequencesJob:
     max_quarantine_share: float = MAX_QUARANTINE_SHARE
     incremental: bool = False
     register: str | None = None
+    unknown_items: Literal["quarantine", "drop"] = "quarantine"
     dry_run: bool = field(default=False, repr=False)
     explain: bool = field(default=False, repr=False)
 
@@ -122,8 +125,9 @@ def read_log(
     if is_known is not None:
         in_base = F.when(F.col("reason").isNull() & is_known, IN_BASE)
         read = read.withColumn("reason", F.coalesce("reason", in_base))
+    reason = DROPPED_ITEM if job.unknown_items == "drop" else UNKNOWN_ITEM
     return pack_log(
-        with_item_index(read, catalog),
+        with_item_index(read, catalog, reason),
         order_columns(job.interactions),
         max_user_events_per_day=job.max_user_events_per_day,
     )
@@ -137,6 +141,6 @@ def state_of(
         options=job.history_options(),
         window=job.window,
         num_items=num_catalog_items,
-        num_unknown=counts.left_out.get("unknown_item", 0),
+        num_unknown=counts.left_out.get(UNKNOWN_ITEM, 0) + counts.left_out.get(DROPPED_ITEM, 0),
         files=tuple(files),
     )

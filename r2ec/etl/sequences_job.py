@@ -18,7 +18,7 @@ from r2ec.etl.interactions import find_interactions
 from r2ec.etl.kcore import Core, k_core
 from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import LogCounts, count_rows
-from r2ec.etl.packing import OUTSIDE_WINDOW
+from r2ec.etl.packing import DROPPED_ITEM, OUTSIDE_WINDOW
 from r2ec.etl.register import register
 from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, write_sequences
 from r2ec.etl.sequences_input import (
@@ -110,6 +110,7 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
         num_duplicates=counts.num_duplicates,
         num_filtered={
             "outside the time window": counts.left_out.get(OUTSIDE_WINDOW, 0),
+            "of items that the catalog lacks": counts.left_out.get(DROPPED_ITEM, 0),
             "dropped by k-core": counts.num_events - targets.num_events,
         },
         num_rejected=counts.rejected,
@@ -136,7 +137,7 @@ def _dates(job: SequencesJob, counts: LogCounts) -> tuple[date, ...]:
     """The days to write; NotReadyError for a log without rows or a day before its first event."""
     if counts.num_rows == 0:
         raise NotReadyError(
-            f"the log is empty: no row in {' '.join(job.interactions.paths)}; "
+            f"the log is empty: no row in {job.interactions.where()}; "
             "give files with events by --interactions"
         )
     if counts.first_time is None or counts.last_time is None:

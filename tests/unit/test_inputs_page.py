@@ -42,7 +42,7 @@ def test_options_that_the_page_names_are_there(parse):
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
         parse(["--help"])
     options = set(re.findall(r"--[a-z][a-z-]+", shown.getvalue()))
-    only_catalog = {"--items", "--items-table", "--items-format", "--unknown-items", "--register"}
+    only_catalog = {"--items", "--items-table", "--items-format"}
     only_sequences = {"--max-user-events-per-day"}
     left_out = only_sequences if parse is parse_catalog_job else only_catalog
     named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
