@@ -3,6 +3,8 @@
 So a row that cannot be parsed is still at hand as it was written.
 """
 
+import re
+
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
@@ -42,7 +44,10 @@ def parse_lines(lines: DataFrame, file: InputFile, columns: dict[str, str]) -> D
         (_parsed_csv(file) if is_csv else _parsed_json(value, columns)).alias("parsed"),
     )
     row = F.col("parsed") if is_csv else F.get("parsed", F.lit(0))
-    broken = row["_broken"].isNotNull() if is_csv else (_size("parsed") != 1) | row.isNull()
+    if is_csv:
+        broken = row["_broken"].isNotNull() | _is_part_of_record(F.col("line"), file.delimiter)
+    else:
+        broken = (_size("parsed") != 1) | row.isNull()
     return rows.select(
         "place",
         "line",
@@ -85,6 +90,16 @@ def record_values(records: DataFrame, file: InputFile, columns: dict[str, str]) 
         .alias("reason"),
         *[_field(row, file, column).alias(name) for name, column in columns.items()],
     )
+
+
+def _is_part_of_record(line: Column, delimiter: str) -> Column:
+    """Does a quoted value begin on this line and end on another, or the other way round?
+
+    The quotes of a whole record come in pairs. An inch mark within a value may stand alone.
+    """
+    num_quotes = F.length(line) - F.length(F.replace(line, F.lit('"'), F.lit("")))
+    edge = f'(?:^|{re.escape(delimiter)})"|"(?:{re.escape(delimiter)}|\r?$)'
+    return (num_quotes % 2 == 1) & line.rlike(edge)
 
 
 def _parsed_csv(file: InputFile) -> Column:

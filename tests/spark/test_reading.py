@@ -399,3 +399,12 @@ def test_numbers_do_not_become_texts_on_the_way(spark, tmp_path):
     text = str(plan.toString())
     assert "as string" not in text
     assert "to_json" not in text
+
+
+def test_the_halves_of_a_record_over_two_lines_are_no_rows_of_their_own(spark, tmp_path):
+    lines = ["user_id,parent_asin,rating,timestamp", "u,A,5,1500000000000"]
+    lines += ['"v', 'w",A,5,1500000000000', 'x,A,5,"1500000000000', '"', 'y,19" B,5,1500000000000']
+    rows = read(spark, write_lines(tmp_path / "log.csv", lines))
+    reasons = {row["line"]: row["reason"] for row in rows}
+    assert [line for line, reason in reasons.items() if reason is None] == [lines[1], lines[-1]]
+    assert {reasons[line] for line in lines[2:6]} == {"broken_row"}
