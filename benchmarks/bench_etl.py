@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 REPOSITORY = Path(__file__).resolve().parents[1]
 WINDOW, CORES = 20, 2
 FIRST_SECOND, DAYS = 1_577_836_800, 730
-LAST_DAY = "2021-12-30"
+LAST_DAY, NEXT_DAY = "2021-12-30", "2021-12-31"
 VERSION = "2022-01-01"
 _ROW = "user_id, history_item_index, history_rating, history_time"
 CHECKED = {
@@ -37,22 +38,27 @@ CHECKED = {
 }
 
 
-def write_log(folder: Path, num_events: int, num_files: int = 16) -> None:
-    """A log with Zipf users and items, one in a hundred rows an exact duplicate; and a catalog."""
-    (folder / "log").mkdir(parents=True)
-    num_users, num_items = max(num_events // 10, 10), max(num_events // 50, 10)
-    source = np.random.default_rng(0)
-    users, items = _zipf(num_users, 0.02, 0.8), _zipf(num_items, 0.0005, 1.0)
-    user_numbers, item_numbers = source.permutation(num_users), source.permutation(num_items)
-    rows = num_events // num_files
-    for file in range(num_files):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shop:
+    """Whom and what a log is drawn from: Zipf users and items, in an order of their own."""
+
+    users: np.ndarray
+    items: np.ndarray
+    user_numbers: np.ndarray
+    item_numbers: np.ndarray
+
+    def write(
+        self, source: np.random.Generator, path: Path, num_rows: int, first: int, days: int
+    ) -> None:
+        """A file of events from a day on, one in a hundred rows an exact duplicate."""
         columns = {
-            "user": user_numbers[np.searchsorted(users, source.random(rows))],
-            "item": item_numbers[np.searchsorted(items, source.random(rows))],
-            "rating": source.integers(1, 6, rows).astype(np.float64),
-            "timestamp": (FIRST_SECOND + source.integers(0, DAYS * 86_400, rows)) * 1000,
+            "user": self.user_numbers[np.searchsorted(self.users, source.random(num_rows))],
+            "item": self.item_numbers[np.searchsorted(self.items, source.random(num_rows))],
+            "rating": source.integers(1, 6, num_rows).astype(np.float64),
+            "timestamp": (FIRST_SECOND + first * 86_400) * 1000
+            + source.integers(0, days * 86_400, num_rows) * 1000,
         }
-        copies, originals = (source.integers(0, rows, rows // 100) for _ in range(2))
+        copies, originals = (source.integers(0, num_rows, num_rows // 100) for _ in range(2))
         for values in columns.values():
             values[copies] = values[originals]
         table = pa.table(
@@ -63,7 +69,25 @@ def write_log(folder: Path, num_events: int, num_files: int = 16) -> None:
                 "timestamp": columns["timestamp"],
             }
         )
-        pq.write_table(table, folder / "log" / f"part-{file:03d}.parquet", compression="zstd")
+        pq.write_table(table, path, compression="zstd")
+
+
+def write_log(folder: Path, num_events: int, num_files: int = 16) -> None:
+    """A log of two years, one more day of a hundredth as many events, and the catalog of both."""
+    for name in ("log", "next"):
+        (folder / name).mkdir(parents=True)
+    num_users, num_items = max(num_events // 10, 10), max(num_events // 50, 10)
+    source = np.random.default_rng(0)
+    shop = Shop(
+        users=_zipf(num_users, 0.02, 0.8),
+        items=_zipf(num_items, 0.0005, 1.0),
+        user_numbers=source.permutation(num_users),
+        item_numbers=source.permutation(num_items),
+    )
+    for file in range(num_files):
+        path = folder / "log" / f"part-{file:03d}.parquet"
+        shop.write(source, path, num_events // num_files, 0, DAYS)
+    shop.write(source, folder / "next" / "part-900.parquet", num_events // 100, DAYS, 1)
     write_catalog(folder)
 
 
@@ -76,7 +100,7 @@ def write_catalog(folder: Path) -> None:
         't' AS title, NULL::VARCHAR AS description, NULL::VARCHAR AS category,
         NULL::VARCHAR AS store, NULL::DOUBLE AS price, NULL::TIMESTAMPTZ AS first_seen,
         'h' AS text_hash
-        FROM (SELECT DISTINCT parent_asin AS item_id FROM '{folder}/log/*.parquet') ORDER BY 1)
+        FROM (SELECT DISTINCT parent_asin AS item_id FROM '{folder}/*/part-*.parquet') ORDER BY 1)
         TO '{place}/part-0.parquet' (FORMAT parquet)"""
     )
 
@@ -195,7 +219,9 @@ def _duckdb_core(base: duckdb.DuckDBPyConnection, min_events: int) -> None:
     )
 
 
-def run_job(folder: Path, min_events: int, memory: str) -> tuple[dict[str, float], int]:
+def run_job(
+    folder: Path, min_events: int, memory: str, day: str = LAST_DAY, *options: str
+) -> tuple[dict[str, float], int]:
     """The job through spark-submit; seconds by stage and the peak bytes of its processes."""
     command = [
         str(Path(sys.executable).with_name("spark-submit")),
@@ -203,7 +229,7 @@ def run_job(folder: Path, min_events: int, memory: str) -> tuple[dict[str, float
         *("--conf", "spark.ui.showConsoleProgress=false"),
         str(REPOSITORY / "jobs" / "build_sequences.py"),
         *("--interactions", str(folder / "log"), "--warehouse", str(folder / "warehouse")),
-        *("--date", LAST_DAY, "--window", str(WINDOW)),
+        *("--date", day, "--window", str(WINDOW), *options),
         *("--min-user-events", str(min_events), "--min-item-events", str(min_events)),
     ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -308,12 +334,37 @@ def measure(folder: Path, num_events: int, min_events: int, memory: str) -> dict
     }
 
 
+def measure_increment(folder: Path, num_events: int, memory: str) -> dict[str, object]:
+    """A day of a hundredth of the events: added to the day before, and built in full."""
+    write_log(folder, num_events)
+    run_job(folder, 1, memory)
+    (folder / "next" / "part-900.parquet").rename(folder / "log" / "part-900.parquet")
+    added, _ = run_job(folder, 1, memory, NEXT_DAY, "--incremental")
+    by_increment = _rows_and_hash(f"{folder}/warehouse/histories/date={NEXT_DAY}", "history_hash")
+    full, _ = run_job(folder, 1, memory, NEXT_DAY)
+    by_all = _rows_and_hash(f"{folder}/warehouse/histories/date={NEXT_DAY}", "history_hash")
+    return {
+        "new_events": num_events // 100,
+        "seconds": added["total"],
+        "full_seconds": full["total"],
+        "share_of_full": round(added["total"] / full["total"], 3),
+        "equal": by_increment == by_all,
+        "stages": added,
+    }
+
+
+def _rows_and_hash(folder: str, column: str) -> tuple[object, ...]:
+    query = f"SELECT count(*), sum(hash({_ROW}, {column})) FROM '{folder}/*.parquet'"
+    return tuple(duckdb.sql(query).fetchall()[0])
+
+
 def main() -> None:
     """Print figures by size, then the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=float, default=1e7)
     parser.add_argument("--min-events", type=int, default=5, help="of the k-core")
     parser.add_argument("--growth", action="store_true", help="a tenth of the events first")
+    parser.add_argument("--increment", action="store_true", help="and a day added to the log")
     parser.add_argument("--driver-memory", default="3g")
     parser.add_argument("--quick", action="store_true", help="200,000 events")
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
@@ -330,13 +381,18 @@ def main() -> None:
         print(json.dumps(found[-1]), flush=True)
     largest = found[-1]
     growth = round(largest["seconds"] / found[0]["seconds"], 2) if args.growth else None  # type: ignore[operator]
+    increment = None
+    if args.increment:
+        with tempfile.TemporaryDirectory() as folder:
+            increment = measure_increment(Path(folder), num_events, args.driver_memory)
+        print(json.dumps(increment), flush=True)
     config = {
         "cores": CORES,
         "min_events": args.min_events,
         "window": WINDOW,
         "growth_of_10x": growth,
     }
-    print(json.dumps({"bench": "etl", **largest, "config": config}))
+    print(json.dumps({"bench": "etl", **largest, "increment": increment, "config": config}))
 
 
 if __name__ == "__main__":
