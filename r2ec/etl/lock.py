@@ -3,7 +3,7 @@
 Locally the lock is a file that only one process can create. An object store has no such thing:
 there each run lays down a claim, looks at the others', holds its claim if none is stronger, and
 looks again. A lock is renewed while its holder lives; one that was not for ten minutes, or whose
-process is gone, is taken over.
+process is gone (seen by runs beside it), is taken over.
 """
 
 import json
@@ -13,7 +13,9 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -138,6 +140,7 @@ class JobLock:
             "token": self._token,
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "processes": _processes(),
             "is_held": self._is_held,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -157,7 +160,7 @@ class JobLock:
         if time.time() - info.mtime.timestamp() > DEAD_SECONDS:
             return True
         holder = self._holder(name)
-        if holder.get("host") != socket.gethostname() or not isinstance(holder.get("process"), int):
+        if holder.get("processes") != _processes() or not isinstance(holder.get("process"), int):
             return False
         try:
             os.kill(int(str(holder["process"])), 0)
@@ -181,10 +184,21 @@ class JobLock:
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
-            if self._warehouse.is_s3:
-                self._warehouse.replace_file(self._card(), *LOCKS, self._name)
-            else:
-                try:
+            # A store that cannot be reached now may be in half a minute.
+            with suppress(OSError):
+                if self._warehouse.is_s3:
+                    self._warehouse.replace_file(self._card(), *LOCKS, self._name)
+                else:
                     os.utime(self._warehouse.path(*LOCKS, self._name))
-                except FileNotFoundError:
-                    return
+
+
+@cache
+def _processes() -> str:
+    """Where a process number means what it means here: not in another container or after a boot."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        boot = numbers = ""
+    return f"{socket.gethostname()} {boot} {numbers}"

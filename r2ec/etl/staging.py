@@ -61,7 +61,7 @@ class Staging:
 
     def publish(self, partitions: list[tuple[str, ...]]) -> None:
         """Put the staged partitions in place; one of which nothing was staged disappears."""
-        _drop_checksums(self.warehouse, *STAGING, self.run)
+        _drop_leftovers(self.warehouse, *STAGING, self.run)
         for parts in partitions:
             if self._staged_files(parts):
                 write_row_counts(self.warehouse, *STAGING, self.run, *parts)
@@ -148,11 +148,12 @@ def _age_seconds(warehouse: Warehouse, *parts: str) -> float:
     return time.time() - max(times, default=0.0)
 
 
-def _drop_checksums(warehouse: Warehouse, *parts: str) -> None:
-    """Hadoop's local filesystem lays a `.name.crc` beside each file; the tables need none."""
+def _drop_leftovers(warehouse: Warehouse, *parts: str) -> None:
+    """Remove what readers need not: the `.name.crc` that Hadoop lays beside each local file, and
+    the unfinished `.name.tmp` of tasks whose executor died."""
     if warehouse.is_s3:
         return
     for folder, _, names in os.walk(warehouse.path(*parts)):
         for name in names:
-            if name.startswith(".") and name.endswith(".crc"):
+            if name.startswith(".") and name.endswith((".crc", ".tmp")):
                 os.remove(os.path.join(folder, name))

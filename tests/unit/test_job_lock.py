@@ -136,3 +136,36 @@ def test_a_lock_of_another_host_is_dead_when_it_is_not_renewed(tmp_path, monkeyp
         time.sleep(0.3)
         assert path.stat().st_mtime > long_ago + 1  # the holder renews it
     assert not path.exists()
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypatch):
+    nobody = subprocess.Popen([sys.executable, "-c", ""])
+    nobody.wait()
+    path = tmp_path.joinpath(*LOCKS, "job.json")
+    path.parent.mkdir(parents=True)
+    card = {"token": "t", "host": "h", "process": nobody.pid, "since": "2024-01-01"}
+    path.write_text(json.dumps({**card, "processes": "another container's"}))
+    with pytest.raises(NotReadyError), JobLock(Warehouse(str(tmp_path)), "job"):
+        pass
+    path.write_text(json.dumps({**card, "processes": lock._processes()}))
+    with JobLock(Warehouse(str(tmp_path)), "job"):
+        pass
+
+
+def test_a_lock_that_cannot_be_renewed_once_is_renewed_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.02)
+    fails, utime, path = [1], os.utime, tmp_path.joinpath(*LOCKS, "job.json")
+
+    def touch(*args):
+        if fails:
+            raise OSError(fails.pop(), "stale file handle")
+        utime(*args)
+
+    with JobLock(Warehouse(str(tmp_path)), "job"):
+        os.utime(path, (0, 0))
+        monkeypatch.setattr(lock.os, "utime", touch)
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime < 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 1
+        assert not fails

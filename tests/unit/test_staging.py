@@ -12,11 +12,12 @@ SPLITS = [("sequences", f"split={split}") for split in ("train", "valid", "test"
 
 
 def fill(folder, parts, name, text):
-    """A file of a partition, and the checksum file that Hadoop lays beside it."""
+    """A file of a partition, Hadoop's checksum beside it, and what a dead task had begun."""
     path = folder.joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"text": [text]}), path / name)
     path.joinpath(f".{name}.crc").write_text("crc")
+    path.joinpath(f".{name}.0123.tmp").write_text("PAR1")
 
 
 def stage(root, text):
@@ -48,7 +49,7 @@ def test_publishing_replaces_adds_and_removes_partitions(tmp_path):
     first_state(tmp_path)
     stage(tmp_path, "new").publish(SPLITS)
     assert contents(tmp_path) == WANTED
-    assert not list(tmp_path.glob("sequences/**/.*new*.crc"))
+    assert not list(tmp_path.glob("sequences/**/.*new*"))
     assert not list(tmp_path.joinpath(*STAGING).iterdir())
 
 
