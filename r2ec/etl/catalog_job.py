@@ -91,7 +91,7 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
         quarantine, examples = _quarantine(job, staging, version, files, items, counts)
         place = ("catalog", f"version={version}")
         with clock.stage("write"):
-            merged, num_unknown = _merge(items, seen, job.unknown_items)
+            merged, num_unknown = _merge(items, seen, previous, job.unknown_items)
             # The sort by index looks at its input twice: the texts are cleaned once.
             texts = keep(stack, with_text(merged, job.items.categories_separator))
             staging.write(conform(build_catalog(texts, seen, previous), CATALOG), *place)
@@ -155,12 +155,19 @@ def _quarantine(
     return quarantine.place, examples
 
 
-def _merge(items: DataFrame, seen: DataFrame, unknown_items: str) -> tuple[DataFrame, int]:
-    """The metadata by item, with those that only the log knows if wanted, and their number."""
+def _merge(
+    items: DataFrame, seen: DataFrame, previous: DataFrame | None, unknown_items: str
+) -> tuple[DataFrame, int]:
+    """The metadata by item, with those that only the log knows if wanted, and their number.
+
+    An item that is in the catalog already is known: its text stays, whatever is delivered today.
+    """
     merged = merge_items(items)
     unknown = seen.join(merged.select("item_id"), on="item_id", how="left_anti").select("item_id")
     num_unknown = unknown.count()
     if unknown_items == "keep" and num_unknown:
+        if previous is not None:
+            unknown = unknown.join(previous.select("item_id"), on="item_id", how="left_anti")
         merged = merged.unionByName(unknown, allowMissingColumns=True)
     return merged, num_unknown
 

@@ -235,3 +235,22 @@ def test_a_title_of_a_megabyte_and_control_characters_do_no_harm(spark, tmp_path
     assert len(row["title"]) == 509
     assert row["description"] == "a b [31m"
     assert summary.num_rejected == {"nul_byte": 1}
+
+
+@pytest.mark.parametrize("unknown_items", ["quarantine", "keep"])
+def test_a_day_that_brings_its_own_files_alone_empties_no_text(spark, tmp_path, unknown_items):
+    old = [("U1", "B1", "5.0", "172800000"), ("U1", "B2", "5.0", "259200000")]
+    new = [("U2", "B1", "5.0", "345600000"), ("U2", "B3", "5.0", "432000000")]
+    options = ("--unknown-items", unknown_items, "--interactions")
+    for day, (rows, item) in enumerate([(old, "B1"), (new, "B2")]):
+        log = write_csv(tmp_path / f"{day}.csv", rows)
+        metadata = [{"parent_asin": item, "title": f"Thing {item}"}]
+        items = write_jsonl(tmp_path / f"{day}.jsonl", metadata)
+        run_catalog(spark, tmp_path / "w", "--items", items, *options, log)
+    found = {
+        row["item_id"]: (row["title"], row["first_seen"] and row["first_seen"].day)
+        for row in read_rows(tmp_path / "w", "catalog", "version=1970-01-06")
+    }
+    assert found["B1"] == ("Thing B1", 3)
+    assert found["B2"] == ("Thing B2", 4 if unknown_items == "keep" else None)
+    assert ("B3" in found) == (unknown_items == "keep")
