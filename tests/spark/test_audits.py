@@ -58,7 +58,6 @@ GOOD = {
 # Audit -> what makes it fail: table, row, and the columns that are changed there.
 FAULTS = {
     "history_before_target": ("sequences", 3, past((2, 3), (2, 5))),
-    "history_oldest_first": ("sequences", 1, past((1, 2), (0, 1))),
     "splits_share_no_time": ("sequences", 2, {"target_time": moment(2), **past((1, 1))}),
     "sequence_ids_unique": ("sequences", 1, {"sequence_id": 1}),
     "sequences_items_known": ("sequences", 0, past((7, 1))),
@@ -69,8 +68,12 @@ FAULTS = {
 }
 MORE_FAULTS = [
     ("history_before_target", "sequences", 3, {"target_item_index": 2, "target_rating": 5.0}),
-    ("sequence_ids_unique", "sequences", 0, past()),
-    ("sequence_ids_unique", "sequences", 0, {"history_rating": [1.0, 2.0]}),
+    # Only in the middle out of order: the last event alone would not tell.
+    ("history_before_target", "sequences", 3, past((1, 2), (0, 1), (2, 3))),
+    ("history_before_target", "sequences", 0, past()),
+    ("history_before_target", "sequences", 0, {"history_rating": [1.0, 2.0]}),
+    ("history_before_target", "sequences", 0, {"history_item_index": [0, 1]}),
+    ("history_before_target", "sequences", 0, {"history_time": [moment(1), moment(1)]}),
     ("sequences_items_known", "sequences", 0, {"target_item_index": 3}),
     ("item_index_dense", "catalog", 4, {"item_index": 1}),
     ("histories_within_date", "histories", 1, {"user_id": "U"}),
