@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WINDOW, CORES = 20, 2
+GIANT_USER, GIANT_ITEM = 0.1, 0.3  # their shares of a skewed log
 FIRST_SECOND, DAYS = 1_577_836_800, 730
 LAST_DAY, NEXT_DAY = "2021-12-30", "2021-12-31"
 VERSION = "2022-01-01"
@@ -46,6 +47,7 @@ class Shop:
     items: np.ndarray
     user_numbers: np.ndarray
     item_numbers: np.ndarray
+    is_skewed: bool
 
     def write(
         self, source: np.random.Generator, path: Path, num_rows: int, first: int, days: int
@@ -58,6 +60,9 @@ class Shop:
             "timestamp": (FIRST_SECOND + first * 86_400) * 1000
             + source.integers(0, days * 86_400, num_rows) * 1000,
         }
+        if self.is_skewed:
+            columns["user"][source.random(num_rows) < GIANT_USER] = 0
+            columns["item"][source.random(num_rows) < GIANT_ITEM] = 0
         copies, originals = (source.integers(0, num_rows, num_rows // 100) for _ in range(2))
         for values in columns.values():
             values[copies] = values[originals]
@@ -72,8 +77,13 @@ class Shop:
         pq.write_table(table, path, compression="zstd")
 
 
-def write_log(folder: Path, num_events: int, num_files: int = 16) -> None:
-    """A log of two years, one more day of a hundredth as many events, and the catalog of both."""
+def write_log(
+    folder: Path, num_events: int, *, is_skewed: bool = False, num_files: int = 16
+) -> None:
+    """A log of two years, one more day of a hundredth as many events, and the catalog of both.
+
+    Skewed: one user has a tenth of the events, one item three tenths, and 10^5 items none.
+    """
     for name in ("log", "next"):
         (folder / name).mkdir(parents=True)
     num_users, num_items = max(num_events // 10, 10), max(num_events // 50, 10)
@@ -83,16 +93,17 @@ def write_log(folder: Path, num_events: int, num_files: int = 16) -> None:
         items=_zipf(num_items, 0.0005, 1.0),
         user_numbers=source.permutation(num_users),
         item_numbers=source.permutation(num_items),
+        is_skewed=is_skewed,
     )
     for file in range(num_files):
         path = folder / "log" / f"part-{file:03d}.parquet"
         shop.write(source, path, num_events // num_files, 0, DAYS)
     shop.write(source, folder / "next" / "part-900.parquet", num_events // 100, DAYS, 1)
-    write_catalog(folder)
+    write_catalog(folder, num_unsold=100_000 if is_skewed else 0)
 
 
-def write_catalog(folder: Path) -> None:
-    """The items of the log as a catalog version: neither side is timed on it."""
+def write_catalog(folder: Path, num_unsold: int) -> None:
+    """The items of the log, and some more, as a catalog version: neither side is timed on it."""
     place = folder / "warehouse" / "catalog" / f"version={VERSION}"
     place.mkdir(parents=True)
     duckdb.sql(
@@ -100,7 +111,9 @@ def write_catalog(folder: Path) -> None:
         't' AS title, NULL::VARCHAR AS description, NULL::VARCHAR AS category,
         NULL::VARCHAR AS store, NULL::DOUBLE AS price, NULL::TIMESTAMPTZ AS first_seen,
         'h' AS text_hash
-        FROM (SELECT DISTINCT parent_asin AS item_id FROM '{folder}/*/part-*.parquet') ORDER BY 1)
+        FROM (SELECT DISTINCT parent_asin AS item_id FROM '{folder}/*/part-*.parquet'
+            UNION ALL SELECT 'C' || unsold AS item_id FROM range({num_unsold}) AS r (unsold))
+        ORDER BY 1)
         TO '{place}/part-0.parquet' (FORMAT parquet)"""
     )
 
@@ -314,9 +327,11 @@ def peer_seconds(folder: Path, out: Path, min_events: int) -> tuple[dict[str, fl
     return seconds, num_bytes
 
 
-def measure(folder: Path, num_events: int, min_events: int, memory: str) -> dict[str, object]:
+def measure(
+    folder: Path, num_events: int, min_events: int, memory: str, *, is_skewed: bool = False
+) -> dict[str, object]:
     """Both sides over a fresh log of this size."""
-    write_log(folder, num_events)
+    write_log(folder, num_events, is_skewed=is_skewed)
     theirs, their_bytes = peer_seconds(folder, folder / "duckdb", min_events)
     ours, our_bytes = run_job(folder, min_events, memory)
     not_theirs = ("audit", "publish", "total")
@@ -364,6 +379,7 @@ def main() -> None:
     parser.add_argument("--events", type=float, default=1e7)
     parser.add_argument("--min-events", type=int, default=5, help="of the k-core")
     parser.add_argument("--growth", action="store_true", help="a tenth of the events first")
+    parser.add_argument("--skew", action="store_true", help="a giant user, a giant item")
     parser.add_argument("--increment", action="store_true", help="and a day added to the log")
     parser.add_argument("--driver-memory", default="3g")
     parser.add_argument("--quick", action="store_true", help="200,000 events")
@@ -377,7 +393,15 @@ def main() -> None:
     found = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found.append(measure(Path(folder), size, args.min_events, args.driver_memory))
+            found.append(
+                measure(
+                    Path(folder),
+                    size,
+                    args.min_events,
+                    args.driver_memory,
+                    is_skewed=args.skew,
+                )
+            )
         print(json.dumps(found[-1]), flush=True)
     largest = found[-1]
     growth = round(largest["seconds"] / found[0]["seconds"], 2) if args.growth else None  # type: ignore[operator]
@@ -390,6 +414,7 @@ def main() -> None:
         "cores": CORES,
         "min_events": args.min_events,
         "window": WINDOW,
+        "skew": args.skew,
         "growth_of_10x": growth,
     }
     print(json.dumps({"bench": "etl", **largest, "increment": increment, "config": config}))
