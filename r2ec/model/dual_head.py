@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from r2ec.errors import UsageError
+from r2ec.model.packed import PackedRows, attention_masks, can_pack
 
 # Heads that scale their logits say so in their config; each is (attribute, function of logits).
 _SOFTCAP = "final_logit_softcapping"
@@ -66,6 +67,29 @@ class DualHeadModel(nn.Module):
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether `packed_hidden_states` works for this backbone."""
+        return can_pack(self.config)
+
+    def packed_hidden_states(self, rows: PackedRows) -> Tensor:
+        """Final hidden states of packed rows, (B, L, H): each as in a row of its own."""
+        positions_BL = rows.positions_BL.to(self.device)
+        decoder = self._pretrained().get_decoder()
+        output = decoder(
+            input_ids=rows.ids_BL.to(self.device),
+            attention_mask=attention_masks(
+                self.config,
+                positions_BL,
+                rows.segments_BL.to(self.device),
+                self._pretrained().dtype,
+            ),
+            position_ids=positions_BL,
+            use_cache=False,
         )
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -36,6 +36,9 @@ def learning_rate(step: int, base: float, warmup_steps: int) -> float:
 def cut(rows: Sequence[int], size: int, num_chunks: int) -> list[list[int]]:
     """Cut rows into exactly `num_chunks` chunks of at most `size`; the last ones may be empty.
 
-    Every rank must run the same number of chunks, whatever its number of rows.
+    Every rank must run the same number of chunks, whatever its number of rows. Raises `ValueError`
+    where they do not hold all rows.
     """
+    if len(rows) > size * num_chunks:
+        raise ValueError(f"{len(rows)} rows do not fit into {num_chunks} chunks of {size}")
     return [list(rows[chunk * size : (chunk + 1) * size]) for chunk in range(num_chunks)]

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from r2ec.model.dual_head import DualHeadModel
+from r2ec.model.packed import pack_rows
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.tables import Catalog, Example
 from r2ec.text.tokens import PromptEncoder, pad_right
 
-_CHUNK_TOKENS = 1024
+# Logits of a chunk, in float32: 64 MiB whatever the vocabulary.
+_CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,46 +79,92 @@ def policy_pass(
 ) -> PolicyPass:
     """Recompute the rollouts: same ids, same temperature, same support as the sampler used.
 
-    Logits are built for sampled tokens only, in chunks that are recomputed in the backward pass,
-    never for whole prompts.
+    Neighbours with one prompt share it where the backbone takes a mask of ours; else each row is
+    expanded. Logits are built for sampled tokens only, in chunks that are recomputed in the
+    backward pass, never for whole prompts.
     """
-    ids, mask = pad_right([[*c.prompt_ids, *c.ids] for c in completions], pad_id)
-    ids_NL = torch.tensor(ids, device=model.device)
-    mask_NL = torch.tensor(mask, device=model.device)
-    hidden_NLH = model.hidden_states(ids_NL, mask_NL)
-    rows, before = sampled_positions(completions)
-    row_T = torch.tensor(rows, dtype=torch.long, device=model.device)
-    before_T = torch.tensor(before, dtype=torch.long, device=model.device)
-    sampled_T = ids_NL[row_T, before_T + 1]
+    hidden_MH, places = _hidden_of_sampled(model, completions, pad_id)
+    sampled = [token for c in completions for token in c.ids[: c.num_sampled]]
+    sampled_T = torch.tensor(sampled, dtype=torch.long, device=model.device)
     support_TK = _support(completions, model.device)
+    size = max(1, _CHUNK_ELEMENTS // model.config.vocab_size)
     parts = [
         _token_figures(
             model,
-            hidden_NLH[row_T[i : i + _CHUNK_TOKENS], before_T[i : i + _CHUNK_TOKENS]],
-            sampled_T[i : i + _CHUNK_TOKENS],
-            None if support_TK is None else support_TK[i : i + _CHUNK_TOKENS],
+            hidden_MH[places.before_T[i : i + size]],
+            sampled_T[i : i + size],
+            None if support_TK is None else support_TK[i : i + size],
             temperature,
         )
-        for i in range(0, len(rows), _CHUNK_TOKENS)
+        for i in range(0, len(sampled), size)
     ]
-    empty = hidden_NLH.new_zeros(0, dtype=torch.float32)
-    last_N = mask_NL.sum(dim=1) - 1
+    empty = hidden_MH.new_zeros(0, dtype=torch.float32)
     return PolicyPass(
         logprobs_T=torch.cat([part[0] for part in parts]) if parts else empty,
         entropy_T=torch.cat([part[1] for part in parts]) if parts else empty,
-        row_T=row_T,
-        state_NH=hidden_NLH[torch.arange(len(completions), device=model.device), last_N].float(),
+        row_T=places.row_T,
+        state_NH=hidden_MH[places.last_N].float(),
     )
 
 
-def sampled_positions(completions: Sequence[Completion]) -> tuple[list[int], list[int]]:
-    """Row and preceding position of each sampled token; forced tokens are not actions."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where, among the M places of a padded batch, a completion's figures are read: `before_T` one
+    place before each sampled token, `last_N` at the last token; `row_T` whose token it is."""
+
+    row_T: Tensor
+    before_T: Tensor
+    last_N: Tensor
+
+
+def _hidden_of_sampled(
+    model: DualHeadModel, completions: Sequence[Completion], pad_id: int
+) -> tuple[Tensor, _Places]:
+    """Hidden states (M, H) of all places of the batch, packed or expanded, and where to look."""
+    if model.can_pack:
+        packed = pack_rows(
+            [c.prompt_ids for c in completions], [c.ids for c in completions], pad_id
+        )
+        hidden_BLH = model.packed_hidden_states(packed)
+        length = hidden_BLH.shape[1]
+        prompt_end = [
+            row * length + n - 1 for row, n in zip(packed.row_N, packed.prompt_N, strict=True)
+        ]
+        first = [row * length + n for row, n in zip(packed.row_N, packed.first_N, strict=True)]
+    else:
+        ids, mask = pad_right([[*c.prompt_ids, *c.ids] for c in completions], pad_id)
+        hidden_BLH = model.hidden_states(
+            torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
+        )
+        length = hidden_BLH.shape[1]
+        first = [row * length + len(c.prompt_ids) for row, c in enumerate(completions)]
+        prompt_end = [place - 1 for place in first]
+    row_T, before_T = sampled_places(completions, prompt_end, first)
+    last_N = [place + len(c.ids) - 1 for place, c in zip(first, completions, strict=True)]
+    device = hidden_BLH.device
+    places = _Places(
+        torch.tensor(row_T, dtype=torch.long, device=device),
+        torch.tensor(before_T, dtype=torch.long, device=device),
+        torch.tensor(last_N, dtype=torch.long, device=device),
+    )
+    return hidden_BLH.flatten(0, 1), places
+
+
+def sampled_places(
+    completions: Sequence[Completion], prompt_end_N: Sequence[int], first_N: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Row of each sampled token and the place that predicts it; forced tokens are not actions.
+
+    The first token of a completion is predicted at the prompt's end, which in a packed row is not
+    the place before it.
+    """
     rows: list[int] = []
     before: list[int] = []
-    for row, completion in enumerate(completions):
-        first = len(completion.prompt_ids) - 1
+    for row, (completion, end, first) in enumerate(
+        zip(completions, prompt_end_N, first_N, strict=True)
+    ):
         rows += [row] * completion.num_sampled
-        before += range(first, first + completion.num_sampled)
+        before += [end, *range(first, first + completion.num_sampled - 1)][: completion.num_sampled]
     return rows, before
 
 

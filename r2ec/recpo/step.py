@@ -18,6 +18,7 @@ from r2ec.recpo.update import (
     UpdateSettings,
     build_samples,
     old_item_logprobs,
+    rows_per_micro_batch,
     update_policy,
 )
 from r2ec.recpo.workplace import Workplace
@@ -50,7 +51,8 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         batch_rows=settings.sampling.batch_rows,
     )
     rollout_seconds = time.monotonic() - start
-    refresh_table(place, step, targets)
+    live = LiveRows(engine, place.table, targets)
+    refresh_table(place, step, live)
     rewards_BG = rollout_rewards(
         engine.model, groups, place.table, settings.beta, settings.reward_cutoff
     )
@@ -66,12 +68,13 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         kl_weight=settings.kl_weight,
         micro_batch_rows=settings.micro_batch_rows,
     )
-    old_items = old_item_logprobs(engine, batch, place.table, settings.item_softmax)
+    old_items = old_item_logprobs(engine.model, batch, live, place.table, settings.item_softmax)
     lr = learning_rate(step, settings.lr, settings.warmup_steps)
-    for _ in range(settings.updates_per_rollout):
+    for number in range(settings.updates_per_rollout):
         figures, norm = update_policy(
             engine,
             batch,
+            LiveRows(engine, place.table, targets) if number else live,
             place.table,
             old_items,
             update,
@@ -93,12 +96,12 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
     }
 
 
-def refresh_table(place: Workplace, step: int, targets: list[int]) -> None:
+def refresh_table(place: Workplace, step: int, live: LiveRows) -> None:
     """The whole table every `refresh_every` steps; the batch's target rows before each reward."""
     if step % place.config.recpo.refresh_every == 0 or place.table.table_IH.numel() == 0:
         place.table.refresh(place.engine)
     else:
-        place.table.put(targets, LiveRows(place.engine, place.table, targets).rows_CH.detach())
+        place.table.put(live.index_C, live.rows_CH.detach())
 
 
 def rollout_rewards(
@@ -126,17 +129,19 @@ def build_batch(
 ) -> UpdateBatch:
     """Put the global denominators beside this rank's rollouts."""
     settings = place.config.recpo
+    samples = build_samples(groups, advantages_BG, skip_equal=settings.kl_weight == 0)
     sampled = sum(c.num_sampled for group in groups for c in group.completions)
-    tokens = sum(place.world.gather(sampled))
-    rows = place.world.largest_share(len(targets)) * settings.group_size
+    shares = place.world.gather((sampled, len(samples)))
+    tokens, most_rows = sum(share[0] for share in shares), max(share[1] for share in shares)
+    size = rows_per_micro_batch(settings.micro_batch_rows, settings.group_size)
     return UpdateBatch(
         groups=groups,
-        samples=build_samples(groups, advantages_BG),
+        samples=samples,
         targets_C=targets,
         num_users=len(targets),
         group_size=settings.group_size,
         mean_tokens=tokens / (len(targets) * settings.group_size),
-        num_chunks=-(-rows // settings.micro_batch_rows),
+        num_chunks=max(1, -(-most_rows // size)),
     )
 
 

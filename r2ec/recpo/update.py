@@ -79,8 +79,14 @@ class UpdateFigures:
     ratio_max: float = field(default=0.0)
 
 
-def build_samples(groups: Sequence[Group], advantages_BG: Tensor) -> list[Sample]:
-    """Rollouts with their own advantages, in order of length so that micro-batches pad little."""
+def build_samples(
+    groups: Sequence[Group], advantages_BG: Tensor, *, skip_equal: bool
+) -> list[Sample]:
+    """Rollouts with their own advantages, groups together and in order of their length.
+
+    A group shares its prompt in the policy's forward, and groups of like length pad little. With
+    `skip_equal`, groups whose rewards were all equal are left out: nothing of them would train.
+    """
     best_B = best_rollout(advantages_BG).tolist()
     samples = [
         Sample(
@@ -91,8 +97,19 @@ def build_samples(groups: Sequence[Group], advantages_BG: Tensor) -> list[Sample
         )
         for user, group in enumerate(groups)
         for rollout, completion in enumerate(group.completions)
+        if not skip_equal or bool(advantages_BG[user].any())
     ]
-    return sorted(samples, key=lambda s: len(s.completion.prompt_ids) + len(s.completion.ids))
+    lengths = [
+        len(group.completions[0].prompt_ids) + sum(len(c.ids) for c in group.completions)
+        for group in groups
+    ]
+    return sorted(samples, key=lambda s: (lengths[s.user], s.user))
+
+
+def rows_per_micro_batch(micro_batch_rows: int, group_size: int) -> int:
+    """Whole groups where one fits, so that none pays for its prompt twice."""
+    whole = micro_batch_rows - micro_batch_rows % group_size
+    return whole or micro_batch_rows
 
 
 def item_logprobs(
@@ -119,24 +136,23 @@ def item_logprobs(
 
 
 def old_item_logprobs(
-    engine: Engine, batch: UpdateBatch, table: ItemTable, item_softmax: str
+    model: DualHeadModel, batch: UpdateBatch, live: LiveRows, table: ItemTable, item_softmax: str
 ) -> dict[int, float]:
     """log pi_old(target) of each user's best rollout, from the rollout's own user state."""
     best = [sample for sample in batch.samples if sample.is_best]
-    live = LiveRows(engine, table, batch.targets_C)
     if not best:
         return {}
-    device = engine.model.device
     with torch.no_grad():
-        states_BH = torch.stack([sample.completion.state_H for sample in best]).to(device)
+        states_BH = torch.stack([sample.completion.state_H for sample in best]).to(model.device)
         users = [batch.groups[sample.user] for sample in best]
-        values = item_logprobs(engine.model, states_BH, users, live, table, item_softmax)
+        values = item_logprobs(model, states_BH, users, live, table, item_softmax)
     return {sample.user: value for sample, value in zip(best, values.tolist(), strict=True)}
 
 
 def update_policy(
     engine: Engine,
     batch: UpdateBatch,
+    live: LiveRows,
     table: ItemTable,
     old_items: dict[int, float],
     settings: UpdateSettings,
@@ -147,13 +163,14 @@ def update_policy(
 ) -> tuple[UpdateFigures, float | None]:
     """One optimizer step on a rollout batch; returns figures and the gradient norm.
 
-    Raises `R2ecError` before the step if the loss is not finite.
+    `live` are the batch's item rows under the current weights. Raises `R2ecError` before the step
+    if the loss is not finite.
     """
-    live = LiveRows(engine, table, batch.targets_C)
     figures = UpdateFigures()
     total = torch.zeros((), device=engine.model.device)
     rows = range(len(batch.samples))
-    for chunk in cut(rows, settings.micro_batch_rows, batch.num_chunks):
+    size = rows_per_micro_batch(settings.micro_batch_rows, batch.group_size)
+    for chunk in cut(rows, size, batch.num_chunks):
         samples = [batch.samples[row] for row in chunk]
         loss = (
             _micro_loss(
@@ -173,7 +190,8 @@ def update_policy(
         )
         total += loss.detach()
         engine.backward(loss)
-    live.backward(settings.micro_batch_rows)
+    if settings.item_weight > 0:
+        live.backward(settings.micro_batch_rows)
     if not torch.isfinite(engine.world.sum_(total)):
         users = sorted({group.example.history.user_id for group in batch.groups})
         raise R2ecError(

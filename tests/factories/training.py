@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from r2ec.recpo.engine import Engine, World
-from r2ec.recpo.items import ItemTable
+from r2ec.recpo.items import ItemTable, LiveRows
 from r2ec.recpo.rollout import Group, sample_rollouts
 from r2ec.recpo.update import (
     UpdateBatch,
@@ -14,6 +14,7 @@ from r2ec.recpo.update import (
     UpdateSettings,
     build_samples,
     old_item_logprobs,
+    rows_per_micro_batch,
     update_policy,
 )
 from r2ec.sampler import SamplingSettings
@@ -65,9 +66,10 @@ class Bench:
     ) -> tuple[Gradients, UpdateFigures]:
         """Gradient and figures of one update with these advantages."""
         batch = self.batch(advantages_BG, settings.micro_batch_rows)
-        old = old_item_logprobs(self.engine, batch, self.table, settings.item_softmax)
+        live = LiveRows(self.engine, self.table, batch.targets_C)
+        old = old_item_logprobs(self.engine.model, batch, live, self.table, settings.item_softmax)
         figures, _ = update_policy(
-            self.engine, batch, self.table, old, settings, pad_id=self.pad_id, lr=0.0
+            self.engine, batch, live, self.table, old, settings, pad_id=self.pad_id, lr=0.0
         )
         return self.engine.gradients, figures
 
@@ -76,12 +78,14 @@ class Bench:
         sampled = sum(c.num_sampled for group in self.groups for c in group.completions)
         return UpdateBatch(
             groups=self.groups,
-            samples=build_samples(self.groups, advantages_BG),
+            samples=build_samples(self.groups, advantages_BG, skip_equal=False),
             targets_C=[group.target_index for group in self.groups],
             num_users=num_users,
             group_size=group_size,
             mean_tokens=sampled / (num_users * group_size),
-            num_chunks=-(-num_users * group_size // micro_batch_rows),
+            num_chunks=-(
+                -num_users * group_size // rows_per_micro_batch(micro_batch_rows, group_size)
+            ),
         )
 
 

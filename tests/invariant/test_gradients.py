@@ -10,7 +10,7 @@ from torch import Tensor
 
 from r2ec.recpo.advantage import group_advantages
 from r2ec.recpo.engine import World
-from r2ec.recpo.rollout import policy_pass, sampled_positions
+from r2ec.recpo.rollout import policy_pass, sampled_places
 from r2ec.sampler import Completion
 from tests.factories.models import FAMILIES, TAU
 from tests.factories.training import (
@@ -178,8 +178,9 @@ def test_the_ratio_leaves_one_once_the_weights_moved(world: World) -> None:
 def test_trained_ids_are_the_sampled_ids_and_forced_tokens_do_not_train(bench: Bench) -> None:
     completions = [c for group in bench.groups for c in group.completions]
     assert {c.finish_reason for c in completions} > {"length"}, "both kinds are needed here"
-    rows, before = sampled_positions(completions)
     whole = [[*c.prompt_ids, *c.ids] for c in completions]
+    first = [len(c.prompt_ids) for c in completions]
+    rows, before = sampled_places(completions, [place - 1 for place in first], first)
     trained = [whole[row][place + 1] for row, place in zip(rows, before, strict=True)]
     assert trained == [token for c in completions for token in c.ids[: c.num_sampled]]
     forced = [len(c.ids) - c.num_sampled for c in completions]
