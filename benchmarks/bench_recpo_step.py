@@ -255,6 +255,7 @@ def measure(side: str, shape: Shape, repeats: int, target: Path) -> None:
         clip_low=0.2,
         clip_high=0.2,
         token_norm="none",
+        token_weight=1.0,
         item_weight=4.0,
         item_softmax="in_batch",
         kl_weight=0.0,

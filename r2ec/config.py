@@ -122,6 +122,7 @@ class RecpoConfig(Section):
     clip_high: float = Field(0.2, gt=0)
     support: Literal["full", "top_k"] = "full"
     token_norm: Literal["none", "length", "batch"] = "none"
+    token_weight: float = Field(1.0, ge=0)
     item_weight: float = Field(1.0, ge=0)
     item_softmax: Literal["in_batch", "catalog"] = "in_batch"
     kl_weight: float = Field(0.0, ge=0)
@@ -173,6 +174,8 @@ class TrainConfig(Section):
             raise ValueError("recpo.support = 'top_k' needs recpo.sampling.top_k above 0")
         if self.recpo.steps and sampling.temperature == 0:
             raise ValueError("recpo.sampling.temperature 0 samples one reasoning G times; set > 0")
+        if self.recpo.steps and self.recpo.token_weight == 0 and self.recpo.item_weight == 0:
+            raise ValueError("recpo.token_weight and recpo.item_weight are both 0: nothing trains")
         if self.contrastive.patience and not self.contrastive.steps:
             raise ValueError("contrastive.patience has no effect with contrastive.steps = 0")
         return self

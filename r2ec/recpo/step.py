@@ -63,6 +63,7 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         token_norm=settings.token_norm,
+        token_weight=settings.token_weight,
         item_weight=settings.item_weight,
         item_softmax=settings.item_softmax,
         kl_weight=settings.kl_weight,

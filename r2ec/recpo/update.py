@@ -1,6 +1,7 @@
 """One RecPO update: both clipped terms over micro-batches, one optimizer step.
 
-Loss = (1/B) Σ_users (1/G) Σ_i [ token term_i + item_weight · item term_i ] (+ KL), with B the users
+Loss = (1/B) Σ_users (1/G) Σ_i [ token_weight · token term_i + item_weight · item term_i ]
+(+ KL), with B the users
 of the global batch; every denominator is known before the first micro-batch.
 
 Shapes: N rollouts of this rank, T their sampled tokens, C items of the global batch, H hidden size.
@@ -32,6 +33,7 @@ class UpdateSettings:
     clip_low: float
     clip_high: float
     token_norm: str
+    token_weight: float
     item_weight: float
     item_softmax: str
     kl_weight: float
@@ -231,7 +233,7 @@ def _micro_loss(
         clip_high=settings.clip_high,
     )
     share = 1.0 / (batch.num_users * batch.group_size)
-    token_loss = (token_T * weight_N[new.row_T]).sum() * share
+    token_loss = settings.token_weight * (token_T * weight_N[new.row_T]).sum() * share
     # The user states take part in every micro-batch's graph, so that all ranks reduce alike.
     loss = token_loss + 0.0 * new.state_NH.sum()
     if reference is not None:

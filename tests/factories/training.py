@@ -28,6 +28,7 @@ SETTINGS = UpdateSettings(
     clip_low=0.2,
     clip_high=0.2,
     token_norm="none",
+    token_weight=1.0,
     item_weight=0.0,
     item_softmax="in_batch",
     kl_weight=0.0,
