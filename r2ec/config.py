@@ -131,6 +131,17 @@ class RecpoConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
 
 
+class InBatchConfig(Section):
+    """The softmax over the batch's targets, in both stages.
+
+    A batch holds popular items more often than the catalog does; `popularity_correction` times the
+    log of an item's share of the training targets is taken off its logit, so that with 1 the
+    softmax estimates that over the whole catalog, with 0 it is left as it is.
+    """
+
+    popularity_correction: float = Field(1.0, ge=0, le=1)
+
+
 class EngineConfig(Section):
     """DeepSpeed: ZeRO stage and gradient clipping."""
 
@@ -162,6 +173,7 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     recpo: RecpoConfig = RecpoConfig()
+    in_batch: InBatchConfig = InBatchConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

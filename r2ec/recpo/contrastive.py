@@ -124,8 +124,9 @@ def _losses(
     histories = [set(row.example.history.item_index) for row in rows]
     mask_BC = terms.candidate_mask(target_B, candidates_C, histories)
     column_B = terms.target_column(target_B.unsqueeze(1) == candidates_C.unsqueeze(0))
-    logits_BC = terms.item_logits(hidden_BLH[place_B, last_B], live.rows_CH, model.temperature)
-    logits_BC = logits_BC.masked_fill(~mask_BC, -torch.inf)
+    logits_BC = terms.in_batch_logits(
+        hidden_BLH[place_B, last_B], live.rows_CH, mask_BC, live.correction_C, model.temperature
+    )
     item = torch.nn.functional.cross_entropy(logits_BC, column_B, reduction="sum")
     hits = (logits_BC.argmax(dim=-1) == column_B).sum().float()
     first_B = torch.tensor([row.first_language for row in rows], device=model.device)

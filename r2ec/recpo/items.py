@@ -19,10 +19,20 @@ from r2ec.retrieval.embed import embed_items, encode_rows
 
 
 class ItemTable:
-    """The rows of `rec_head` during training, kept equal on all ranks, float32 (I, H)."""
+    """The rows of `rec_head` during training, kept equal on all ranks, float32 (I, H).
 
-    def __init__(self, world: World, rows: Sequence[Sequence[int]], pad_id: int) -> None:
+    `correction_I` is what the in-batch softmax takes off an item's logit; nothing by default.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        rows: Sequence[Sequence[int]],
+        pad_id: int,
+        correction_I: Tensor | None = None,
+    ) -> None:
         self.world, self.rows, self.pad_id = world, rows, pad_id
+        self.correction_I = torch.zeros(len(rows)) if correction_I is None else correction_I
         self.table_IH = torch.empty(0)
 
     def refresh(self, engine: Engine) -> None:
@@ -48,6 +58,7 @@ class LiveRows:
         local = embed_items(engine.model, self._mine, pad_id=table.pad_id)
         whole_CH = engine.world.gather_rows(local, len(self.index_C))
         self.rows_CH = whole_CH.to(engine.model.device).requires_grad_()
+        self.correction_C = table.correction_I[self.index_C].to(self.rows_CH.device)
 
     def backward(self, micro_batch: int) -> None:
         """Send the gradient that `rows_CH` has gathered back through this rank's item prompts."""

@@ -7,6 +7,8 @@ Shapes: N rollouts, B users, C candidate items, I catalog items, H hidden size; 
 sampled tokens of all rollouts of a micro-batch, one after the other.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -79,11 +81,38 @@ def item_logits(states_BH: Tensor, rows_CH: Tensor, temperature: float) -> Tenso
     return states @ rows.T / temperature
 
 
+def log_shares(target_index: Sequence[int], num_items: int) -> Tensor:
+    """log of each item's share of the training targets, (I,); one is added to every count."""
+    counts_I = torch.bincount(torch.tensor(target_index), minlength=num_items).double() + 1.0
+    return (counts_I / counts_I.sum()).log().float()
+
+
+def in_batch_logits(
+    states_BH: Tensor,
+    rows_CH: Tensor,
+    mask_BC: Tensor,
+    correction_C: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Logits of the masked candidates less `correction_C`, (B, C).
+
+    Candidates are drawn by popularity, so log of that popularity is taken off (the correction of
+    sampled softmax, Bengio and Senécal 2008); zeros leave the logits as they are.
+    """
+    logits_BC = item_logits(states_BH, rows_CH, temperature) - correction_C
+    return logits_BC.masked_fill(~mask_BC, -torch.inf)
+
+
 def in_batch_logprobs(
-    states_BH: Tensor, rows_CH: Tensor, mask_BC: Tensor, column_B: Tensor, temperature: float
+    states_BH: Tensor,
+    rows_CH: Tensor,
+    mask_BC: Tensor,
+    column_B: Tensor,
+    correction_C: Tensor,
+    temperature: float,
 ) -> Tensor:
     """log softmax over the masked candidates at each user's target, (B,)."""
-    logits_BC = item_logits(states_BH, rows_CH, temperature).masked_fill(~mask_BC, -torch.inf)
+    logits_BC = in_batch_logits(states_BH, rows_CH, mask_BC, correction_C, temperature)
     return logits_BC.log_softmax(dim=-1).gather(1, column_B.unsqueeze(1)).squeeze(1)
 
 

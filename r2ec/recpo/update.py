@@ -134,7 +134,9 @@ def item_logprobs(
     mask_BC = terms.candidate_mask(
         target_B, candidates_C, [set(group.example.history.item_index) for group in users]
     )
-    return terms.in_batch_logprobs(states_BH, live.rows_CH, mask_BC, column_B, model.temperature)
+    return terms.in_batch_logprobs(
+        states_BH, live.rows_CH, mask_BC, column_B, live.correction_C, model.temperature
+    )
 
 
 def old_item_logprobs(

@@ -16,6 +16,7 @@ from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable
 from r2ec.recpo.journal import Journal
+from r2ec.recpo.loss import log_shares
 from r2ec.recpo.stage import StagePlan, run_stage
 from r2ec.recpo.update import (
     frozen_copy,
@@ -89,6 +90,8 @@ def open_workplace(
         source, model=config.model, prompt=config.prompt, device=world.device
     )
     rows = [encoder.item_ids(item) for item in data.catalog.items]
+    shares_I = log_shares([example.target_index for example in data.train], len(rows))
+    correction = config.in_batch.popularity_correction * shares_I
     reference = frozen_copy(model) if with_reference else None
     engine = Engine(
         world,
@@ -104,7 +107,7 @@ def open_workplace(
         journal=journal,
         run_dir=run_dir,
         engine=engine,
-        table=ItemTable(world, rows, next(iter(encoder.stop_ids))),
+        table=ItemTable(world, rows, next(iter(encoder.stop_ids)), correction),
         encoder=encoder,
         tokenizer=tokenizer,
         reference=reference,

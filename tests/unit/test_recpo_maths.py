@@ -137,3 +137,28 @@ def test_kl_is_zero_for_equal_policies_and_positive_otherwise() -> None:
     assert terms.kl_to_reference(same, same).tolist() == [0.0, 0.0]
     assert (terms.kl_to_reference(same, same + 0.5) > 0).all()
     assert (terms.kl_to_reference(same, same - 0.5) > 0).all()
+
+
+def test_the_in_batch_softmax_of_popular_candidates_estimates_the_catalog_softmax() -> None:
+    torch.manual_seed(0)
+    items = torch.randn(6, 8)
+    state = torch.randn(1, 8)
+    # Target 2 three times, 4 twice, each other item once: shares by counts and one.
+    drawn = [2, 2, 2, 4, 4, 0, 1, 3, 5]
+    shares = terms.log_shares(drawn, 6)
+    assert shares.exp().tolist() == pytest.approx([2 / 15, 2 / 15, 4 / 15, 2 / 15, 3 / 15, 2 / 15])
+    whole = (torch.nn.functional.cosine_similarity(state, items) / 0.5).log_softmax(dim=0)
+    candidates = torch.cat(
+        [
+            torch.full((round(15e3 * share),), item)
+            for item, share in enumerate(shares.exp().tolist())
+        ]
+    )
+    mask, column = torch.ones(1, len(candidates), dtype=torch.bool), torch.tensor([0])
+    found = terms.in_batch_logprobs(state, items[candidates], mask, column, shares[candidates], 0.5)
+    plain = terms.in_batch_logprobs(
+        state, items[candidates], mask, column, torch.zeros(len(candidates)), 0.5
+    )
+    copies = math.log(2000)
+    assert found.item() + copies == pytest.approx(whole[0].item(), abs=1e-4)
+    assert abs(plain.item() + copies - whole[0].item()) > 0.1
