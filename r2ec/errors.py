@@ -23,6 +23,12 @@ class NotReadyError(R2ecError):
     exit_code = 3
 
 
+class StoppedError(R2ecError):
+    """Told to stop from outside (SIGTERM); what is done is kept, run again (exit code 75)."""
+
+    exit_code = 75
+
+
 class GateError(R2ecError):
     """A quality gate failed: an audit, the quarantine share, the error share (exit code 4)."""
 

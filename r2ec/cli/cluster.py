@@ -1,194 +1,180 @@
 """`k8s`: runs as Jobs on a Kubernetes cluster."""
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from r2ec.cli.options import check_day
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-KINDS = ("setup", "train", "embed", "score", "publish")
+from r2ec.cli.cluster_options import (
+    JOB_KINDS,
+    context_option,
+    kind_argument,
+    manifests_of,
+    namespace_option,
+    run_option,
+    run_options,
+)
 
 
 @click.group(epilog="Example: r2ec-cli k8s submit score --run may --date 2024-05-31 --size 8")
 def k8s() -> None:
-    """Train, score and publish as Jobs on a cluster; the manifests are those of k8s/base.
+    """Spark, training, scoring and publishing as Jobs on a cluster; the manifests are k8s/base.
 
-    `setup` is what all runs of a namespace share; the others are one Job each.
+    `setup` is what all runs of a namespace share; `nightly` is a chain of CronJobs; the others
+    are one Job each.
     """
 
 
-def _namespace_option(command: Command) -> Command:
-    return click.option(
-        "--namespace",
-        default="r2ec",
-        show_default=True,
-        envvar="R2EC_NAMESPACE",
-        metavar="NAME",
-        help="Of the cluster.",
-    )(command)
-
-
-def _context_option(command: Command) -> Command:
-    return click.option("--context", metavar="NAME", help="Context of the kubeconfig.")(command)
-
-
-def _run_options(command: Command) -> Command:
-    options = [
-        click.argument("kind", type=click.Choice(KINDS)),
-        click.option("--run", metavar="NAME", help="Name of the run: a-z, 0-9 and -."),
-        click.option("--image", metavar="IMAGE", help="Container image.  [default: r2ec:0.1.0]"),
-        click.option("--date", callback=check_day, metavar="DAY", help="For score and publish."),
-        click.option("--size", type=click.IntRange(min=1), help="Shards (score), nodes (train)."),
-        click.option("--processes", type=click.IntRange(min=1), help="Of one node (train)."),
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            metavar="TOML",
-            help="Settings of the run (train).",
-        ),
-        click.option("--warehouse", metavar="PATH", help="As the pods see it.  [/data/warehouse]"),
-        click.option("--base-model", metavar="DIR", help="As the pods see it.  [/data/base]"),
-        click.option("--model", metavar="DIR", help="As the pods see it.  [/data/model]"),
-        click.option("--arg", "arguments", multiple=True, help="One more word of the command."),
-        _namespace_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @k8s.command()
-@_run_options
+@run_options
 def render(**options: Any) -> None:
     """Print the manifests of a run as YAML; no cluster is asked."""
     from r2ec.cluster.manifests import to_yaml
 
-    click.echo(to_yaml(_manifests(**options)), nl=False)
+    click.echo(to_yaml(manifests_of(**options)), nl=False)
 
 
 @k8s.command()
-@_run_options
-@_context_option
+@run_options
+@context_option
 @click.option("--dry-run", is_flag=True, help="The server checks everything and keeps nothing.")
-def submit(context: str | None, dry_run: bool, **options: Any) -> None:
-    """Start a run: apply its manifests to the cluster."""
-    from r2ec.cluster.jobs import Cluster
+@click.option("--replace", is_flag=True, help="Delete the run's Jobs first, if they are there.")
+@click.option("--force-conflicts", is_flag=True, help="Take fields over that others have set.")
+def submit(
+    context: str | None, dry_run: bool, replace: bool, force_conflicts: bool, **options: Any
+) -> None:
+    """Start a run: apply its manifests to the cluster.
 
-    manifests = _manifests(**options)
+    The same run may be submitted again: what is the same stays as it is. What cannot be changed on
+    a Job is refused; --replace starts it anew.
+    """
+    from r2ec.cluster.jobs import Cluster
+    from r2ec.cluster.runs import submit as submit_run
+
+    manifests = manifests_of(**options)
     cluster = Cluster(options["namespace"], context=context)
-    done = "would be applied" if dry_run else "applied"
-    for name in cluster.apply(manifests, dry_run=dry_run):
-        click.echo(f"{name} {done}")
+    for line in submit_run(
+        cluster, manifests, dry_run=dry_run, force=force_conflicts, replace=replace
+    ):
+        click.echo(line)
 
 
 @k8s.command()
 @click.option("--run", metavar="NAME", help="Only this run.")
-@_namespace_option
-@_context_option
-def status(run: str | None, namespace: str, context: str | None) -> None:
-    """Show the runs: how many of their pods are done, running and failed."""
-    from rich.console import Console
-    from rich.table import Table
-
+@click.option("--watch", is_flag=True, help="Show it again whenever it changes, until all ended.")
+@click.option("--interval", default=5.0, show_default=True, help="Seconds between two looks.")
+@namespace_option
+@context_option
+def status(
+    run: str | None, watch: bool, interval: float, namespace: str, context: str | None
+) -> None:
+    """Show the runs: how many of their indexes are done, running and failed, and why."""
+    from r2ec.cli.status_page import print_statuses, watch_statuses
     from r2ec.cluster.jobs import Cluster
-    from r2ec.logs import format_seconds
+    from r2ec.cluster.runs import statuses
 
-    rows = Cluster(namespace, context=context).statuses(run)
+    cluster = Cluster(namespace, context=context)
+    if watch:
+        watch_statuses(cluster, run, interval)
+        return
+    rows = statuses(cluster, run)
     if not rows:
         click.echo(f"no runs in namespace {namespace}" + (f" with name {run}" if run else ""))
         return
-    table = Table("run", "job", "state", "done", "running", "failed", "age", "message", box=None)
-    for row in rows:
-        failed = row.indexes_failed and f" (index {row.indexes_failed})"
-        table.add_row(
-            row.run or "-",
-            row.kind,
-            row.state,
-            f"{row.succeeded}/{row.wanted}",
-            str(row.active),
-            f"{row.failed}{failed}",
-            format_seconds(row.age_seconds),
-            row.message,
-        )
-    # A log or a pipe has no width of its own: one run, one line.
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+    print_statuses(rows)
 
 
 @k8s.command()
-@click.argument("kind", type=click.Choice(KINDS[1:]))
-@click.option("--run", required=True, metavar="NAME", help="Name of the run.")
-@click.option("--index", type=click.IntRange(min=0), help="Only the pod with this index.")
+@kind_argument
+@run_option
+@click.option("--index", type=click.IntRange(min=0), help="Only the pods with this index.")
 @click.option("--tail", type=click.IntRange(min=1), metavar="LINES", help="Only the last lines.")
-@_namespace_option
-@_context_option
+@click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until the Job has ended.")
+@namespace_option
+@context_option
 def logs(
     kind: str,
     run: str,
     index: int | None,
     tail: int | None,
+    follow: bool,
     namespace: str,
     context: str | None,
 ) -> None:
-    """Print what the pods of a run have logged so far, each line with its pod."""
+    """Print what the pods of a run have logged, each line with its pod."""
     from r2ec.cluster.jobs import Cluster
+    from r2ec.cluster.pod_logs import follow_logs, read_logs
 
-    for pod, line in Cluster(namespace, context=context).logs(run, kind, index=index, tail=tail):
+    read = follow_logs if follow else read_logs
+    for pod, line in read(Cluster(namespace, context=context), run, kind, index=index, tail=tail):
         click.echo(f"{pod} | {line}")
 
 
 @k8s.command()
-@click.option("--run", required=True, metavar="NAME", help="Name of the run.")
-@click.option("--kind", type=click.Choice(KINDS[1:]), help="Only this job of the run.")
-@_namespace_option
-@_context_option
+@run_option
+@click.option("--kind", type=click.Choice(JOB_KINDS), help="Only this job of the run.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Exit 3 then.")
+@click.option("--interval", default=5.0, show_default=True, help="Seconds between two looks.")
+@namespace_option
+@context_option
+def wait(
+    run: str,
+    kind: str | None,
+    timeout: float | None,
+    interval: float,
+    namespace: str,
+    context: str | None,
+) -> int:
+    """Wait for the Jobs of a run; the exit code is theirs: 0, or the one their pods failed with."""
+    from r2ec.cli.status_page import status_line
+    from r2ec.cluster.jobs import Cluster
+    from r2ec.cluster.runs import wait as wait_for_run
+
+    return wait_for_run(
+        Cluster(namespace, context=context),
+        run,
+        kind,
+        timeout_seconds=timeout,
+        poll_seconds=interval,
+        report=lambda row: click.echo(status_line(row), err=True),
+    )
+
+
+@k8s.command()
+@run_option
+@click.option("--kind", type=click.Choice(JOB_KINDS), help="Only this job of the run.")
+@namespace_option
+@context_option
 def delete(run: str, kind: str | None, namespace: str, context: str | None) -> None:
     """Delete a run's Jobs and pods; tables and models stay."""
     from r2ec.cluster.jobs import Cluster
+    from r2ec.cluster.runs import delete as delete_run
 
-    for name in Cluster(namespace, context=context).delete(run, kind):
+    for name in delete_run(Cluster(namespace, context=context), run, kind):
         click.echo(f"{name} deleted")
 
 
-def _manifests(
-    *,
-    kind: str,
-    run: str | None,
-    image: str | None,
-    date: str | None,
-    size: int | None,
-    processes: int | None,
-    config_file: Path | None,
-    warehouse: str | None,
-    base_model: str | None,
-    model: str | None,
-    arguments: tuple[str, ...],
-    namespace: str,
-) -> list[dict[str, Any]]:
-    from r2ec.cluster.manifests import RunSettings, run_manifests, setup_manifests
+@k8s.command(
+    "spark-submit",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option("--driver", required=True, metavar="POD", help="Name of the driver's pod.")
+@click.option("--show", is_flag=True, help="Print the spark-submit command and do nothing.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="SPARK-SUBMIT-ARGUMENTS...")
+def spark_submit(driver: str, show: bool, arguments: tuple[str, ...]) -> int:
+    """In a pod: run a Spark job in cluster mode and end with its driver's exit code.
 
-    if kind == "setup":
-        return setup_manifests(namespace)
-    if run is None:
-        raise click.UsageError(f"{kind} needs --run NAME")
-    if date is None and kind in ("score", "publish"):
-        raise click.UsageError(f"{kind} needs --date DAY")
-    environment = {
-        "R2EC_DATE": date,
-        "R2EC_WAREHOUSE": warehouse,
-        "R2EC_BASE": base_model,
-        "R2EC_MODEL": model,
-    }
-    settings = RunSettings(
-        image=image,
-        size=size,
-        processes=processes,
-        config_file=config_file,
-        environment={name: value for name, value in environment.items() if value is not None},
-        arguments=arguments,
-    )
-    return run_manifests(kind, run, settings, namespace=namespace)
+    spark-submit alone ends with 0 when the driver failed. Started again, it goes on with the
+    driver that is there.
+    """
+    import os
+
+    from r2ec.cluster.jobs import Cluster
+    from r2ec.cluster.spark_driver import own_namespace, run_driver, submit_command
+
+    if show:
+        namespace = os.environ.get("R2EC_NAMESPACE", "r2ec")
+        click.echo(" ".join(submit_command(namespace, driver, arguments, own_pod=None)))
+        return 0
+    cluster = Cluster(own_namespace())
+    own_pod = cluster.get("Pod", os.environ.get("HOSTNAME", ""))
+    return run_driver(cluster, driver, arguments, own_pod=own_pod)

@@ -2,20 +2,25 @@
 
 Commands live one file per group and are imported only when they are called, so that `--help`
 answers at once. Exit codes: 0 done, 1 failed, 2 wrong use, 3 input not ready, 4 a quality gate
-failed.
+failed, 75 told to stop.
 """
 
 import errno
 import importlib
+import os
+import signal
 import sys
+from pathlib import Path
+from types import FrameType
 from typing import NamedTuple, get_args
 
 import click
 
 from r2ec import logs
-from r2ec.errors import R2ecError
+from r2ec.errors import R2ecError, StoppedError
 
 PREFIX = "R2EC"
+TERMINATION_LOG = "R2EC_TERMINATION_LOG"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -38,6 +43,9 @@ COMMANDS: dict[str, LazyCommand] = {
     ),
     "train": LazyCommand(
         "r2ec.cli.model:train", "Train a model: contrastive stage, then RecPO, from one TOML."
+    ),
+    "torchrun": LazyCommand(
+        "r2ec.cli.launching:torchrun", "torchrun whose exit code is that of the rank that failed."
     ),
     "embed": LazyCommand("r2ec.cli.model:embed", "Encode the catalog into item embeddings."),
     "score": LazyCommand(
@@ -170,8 +178,17 @@ def describe_os_error(error: OSError) -> str:
 
 
 def exit_with(message: str, exit_code: int) -> int:
-    """Print `error: <message>` on stderr and return the exit code."""
+    """Print `error: <message>` on stderr and return the exit code.
+
+    `R2EC_TERMINATION_LOG` names a file that gets the message too: a pod's termination message.
+    """
     click.echo(f"error: {message}", err=True)
+    file = os.environ.get(TERMINATION_LOG)
+    if file:
+        try:
+            Path(file).write_text(f"{message}\n", encoding="utf-8")
+        except OSError as error:
+            click.echo(f"warning: {TERMINATION_LOG}: {describe_os_error(error)}", err=True)
     return exit_code
 
 
@@ -198,6 +215,14 @@ def run(arguments: list[str] | None = None) -> int:
         return exit_with(describe_os_error(error), 1)
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    message = f"stopped by {name}; run it again: what is done is kept"
+    raise SystemExit(exit_with(message, StoppedError.exit_code))
+
+
 def main() -> None:
     """Entry point of the script `r2ec-cli`."""
+    # The first process of a container would not even be ended by SIGTERM without this.
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(run())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from r2ec.cli.options import Command, warehouse_option
+from r2ec.cli.options import Command, check_day, warehouse_option
 from r2ec.config import TrainConfig, load_init_config, load_train_config
 
 
@@ -114,7 +114,12 @@ def train(
 @click.command(epilog="Example: r2ec-cli embed --warehouse warehouse --model model")
 @warehouse_option
 @click.option("--model", "model_dir", required=True, metavar="DIR", help="Model directory.")
-@click.option("--catalog-version", metavar="DAY", help="Catalog version.  [default: latest]")
+@click.option(
+    "--catalog-version",
+    metavar="DAY",
+    callback=check_day,
+    help="Catalog version.  [default: latest]",
+)
 @click.option(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]"
 )

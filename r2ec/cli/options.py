@@ -1,7 +1,7 @@
 """Options that several commands share, and the checks of their values."""
 
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,13 +15,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def check_day(_ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """A day as 2024-05-31, or None. Raises click.BadParameter for anything else."""
+    """A day as 2024-05-31, or None. Raises click.BadParameter for anything else.
+
+    `yesterday` is the last day that is over in UTC, for what runs every night.
+    """
     if value is None:
         return None
+    if value == "yesterday":
+        return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
     try:
         return date.fromisoformat(value).isoformat()
     except ValueError:
-        message = f"{value!r} is not a day; write it as 2024-05-31"
+        message = f"{value!r} is not a day; write it as 2024-05-31, or yesterday (UTC)"
         raise click.BadParameter(message, param=option) from None
 
 
@@ -58,5 +63,5 @@ def date_option(command: Command) -> Command:
         required=True,
         metavar="DAY",
         callback=check_day,
-        help="The day, as 2024-05-31.",
+        help="The day, as 2024-05-31, or yesterday.",
     )(command)

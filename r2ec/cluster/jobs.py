@@ -1,4 +1,4 @@
-"""Runs on a cluster: submit, look at, read logs of and delete them (the only Kubernetes import).
+"""The API server: apply, read and delete objects, and stream logs (the only kubernetes import).
 
 Bodies and answers are plain dictionaries: responses are read raw, so that the models of one
 client version, which change from version to version, play no part.
@@ -6,250 +6,217 @@ client version, which change from version to version, play no part.
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import kubernetes
+import yaml
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
-from r2ec.cluster.manifests import RUN_LABEL, Manifest
-from r2ec.errors import NotReadyError, R2ecError, UsageError
+from r2ec.cluster.kinds import Kind, find_kind
+from r2ec.cluster.manifests import Manifest
+from r2ec.cluster.refusals import RefusedError, UnreachableError
+from r2ec.errors import UsageError
 
 FIELD_MANAGER = "r2ec-cli"
 _TIMEOUT_SECONDS = 30
-_REMEDIES = {
-    401: "the token is missing or expired: log in again, or renew the kubeconfig",
-    403: "your account may not do this in the namespace: ask for a role that may",
-    404: "there is none: look with r2ec-cli k8s status; or the namespace is not set up: "
-    "r2ec-cli k8s submit setup",
-    409: "another manager owns the field, or the object is being deleted: see the message",
-    422: "a field is wrong or cannot be changed on a Job: delete the run, or take another name",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunStatus:
-    """One Job of a run; `indexes_*` as Kubernetes writes them, such as `0-3,5`, empty elsewhere."""
-
-    kind: str
-    run: str
-    state: str
-    wanted: int
-    active: int
-    succeeded: int
-    failed: int
-    indexes_done: str
-    indexes_failed: str
-    message: str
-    age_seconds: float
+_SILENCE_SECONDS = 60
+_TRY_LATER = (429, 500, 502, 503, 504)
 
 
 class Cluster:
     """A namespace of the cluster that the kubeconfig, or the pod this runs in, points at.
 
-    Every method raises `R2ecError` with what the server said and what to do.
+    Every method raises `RefusedError` with what the server said and what to do, and
+    `UnreachableError` where it gave no answer.
     """
 
     def __init__(self, namespace: str, *, context: str | None = None) -> None:
-        _load_config(context)
+        configuration = _load_config(context)
         self.namespace = namespace
-        client = kubernetes.client.ApiClient()
+        client = kubernetes.client.ApiClient(configuration)
         self._core = kubernetes.client.CoreV1Api(client)
-        self._batch = kubernetes.client.BatchV1Api(client)
+        self._groups = kubernetes.client.CustomObjectsApi(client)
+        # Not every version lets a call name its content type; each has headers for all calls.
+        applying: Any = kubernetes.client.ApiClient(configuration)
+        applying.set_default_header("Content-Type", "application/apply-patch+yaml")
+        self._core_applying = kubernetes.client.CoreV1Api(applying)
+        self._groups_applying = kubernetes.client.CustomObjectsApi(applying)
 
-    def apply(self, manifests: list[Manifest], *, dry_run: bool = False) -> list[str]:
-        """Server-side apply of the objects, in order; returns `kind/name` of each.
+    def apply(self, manifest: Manifest, *, dry_run: bool = False, force: bool = False) -> bool:
+        """Server-side apply of one object; returns whether it was not there before.
 
-        With `dry_run` the server checks and admits them, and keeps nothing.
+        With `dry_run` the server checks and admits it, and keeps nothing. `force` takes fields
+        over from other managers.
         """
-        names = []
-        for manifest in manifests:
-            kind, name = manifest["kind"], manifest["metadata"]["name"]
-            patches: dict[str, Callable[..., Any]] = {
-                "Namespace": self._core.patch_namespace,
-                "ServiceAccount": self._core.patch_namespaced_service_account,
-                "PersistentVolumeClaim": self._core.patch_namespaced_persistent_volume_claim,
-                "ConfigMap": self._core.patch_namespaced_config_map,
-                "Service": self._core.patch_namespaced_service,
-                "Job": self._batch.patch_namespaced_job,
-            }
-            place = (name,) if kind == "Namespace" else (name, self.namespace)
-            options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
-            _call(
-                f"{kind.lower()}/{name}",
-                patches[kind],
-                *place,
-                manifest,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/apply-patch+yaml",
-                **options,
-            )
-            names.append(f"{kind.lower()}/{name}")
-        return names
+        kind, name = _kind_of(manifest), manifest["metadata"]["name"]
+        options: dict[str, Any] = {"field_manager": FIELD_MANAGER}
+        if dry_run:
+            options["dry_run"] = "All"
+        if force:
+            options["force"] = True
+        core, groups = self._core_applying, self._groups_applying
+        call, place = self._method("patch", kind, core, groups)
+        response = _call(f"{kind.name.lower()}/{name}", call, *place, name, manifest, **options)
+        for warning in response.headers.getlist("Warning"):
+            sys.stderr.write(f"warning of the server: {_warning_text(warning)}\n")
+        return bool(response.status == 201)
 
-    def statuses(self, run: str | None = None) -> list[RunStatus]:
-        """All runs, or all Jobs of one, the oldest first."""
-        jobs = _call(
-            "the jobs",
-            self._batch.list_namespaced_job,
+    def find(
+        self, kind_name: str, *, selector: str = "", fields: str | None = None
+    ) -> list[Manifest]:
+        """The objects of a kind in the namespace whose labels (and fields) fit."""
+        kind = find_kind(kind_name)
+        call, place = self._method("list", kind, self._core, self._groups)
+        options = {} if fields is None else {"field_selector": fields}
+        response = _call(f"the {kind.plural}", call, *place, label_selector=selector, **options)
+        items: list[Manifest] = json.loads(response.data)["items"]
+        return items
+
+    def get(self, kind_name: str, name: str) -> Manifest | None:
+        """One object of the namespace, or None."""
+        found = self.find(kind_name, fields=f"metadata.name={name}")
+        return found[0] if found else None
+
+    def delete(self, kind_name: str, name: str, *, propagation: str = "Background") -> None:
+        """Delete an object, and by default what it owns after it."""
+        kind = find_kind(kind_name)
+        call, place = self._method("delete", kind, self._core, self._groups)
+        _call(f"{kind.name.lower()}/{name}", call, *place, name, propagation_policy=propagation)
+
+    def log_lines(self, pod: str, **options: Any) -> Iterator[str]:
+        """Lines of a pod's log as they come; ends with the stream, whatever ended it.
+
+        `options`: `follow`, `tail_lines`, `since_seconds`, `timestamps`, `container`.
+        """
+        read = self._core.read_namespaced_pod_log
+        response = _call(
+            f"the log of pod {pod}",
+            read,
+            pod,
             self.namespace,
-            label_selector=_selector(run),
-        )["items"]
-        jobs.sort(key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
-        return [_status(job) for job in jobs]
+            timeout=(_TIMEOUT_SECONDS, _SILENCE_SECONDS),
+            **options,
+        )
+        rest = b""
+        try:
+            for chunk in response.stream(4096, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+        except HTTPError:
+            return  # broken off, or silent for long: what is left of a line comes again
+        finally:
+            response.release_conn()
+        if rest:
+            yield rest.decode(errors="replace")
 
-    def logs(
-        self, run: str, kind: str, *, index: int | None = None, tail: int | None = None
-    ) -> Iterator[tuple[str, str]]:
-        """Lines of the pods' logs so far, as (pod name, line), pod after pod.
-
-        Raises `NotReadyError` when the run has no such pod.
-        """
-        pods = _call(
-            "the pods",
-            self._core.list_namespaced_pod,
-            self.namespace,
-            label_selector=_selector(run, kind),
-        )["items"]
-        if index is not None:
-            pods = [pod for pod in pods if _index(pod) == index]
-        if not pods:
-            which = "" if index is None else f" with index {index}"
-            raise NotReadyError(f"run {run} has no {kind} pod{which}: r2ec-cli k8s status")
-        options: dict[str, Any] = {} if tail is None else {"tail_lines": tail}
-        for pod in sorted(pods, key=lambda pod: (_index(pod), pod["metadata"]["name"])):
-            name = pod["metadata"]["name"]
-            if pod["status"].get("phase") == "Pending":
-                yield name, f"(waiting: {_waiting(pod)})"
-                continue
-            read = self._core.read_namespaced_pod_log
-            data = _call_raw(f"the log of pod {name}", read, name, self.namespace, **options)
-            for line in data.decode(errors="replace").splitlines():
-                yield name, line
-
-    def delete(self, run: str, kind: str | None = None) -> list[str]:
-        """Delete the Jobs of a run with their pods, its Services and ConfigMaps; returns names.
-
-        What the pods wrote stays. Raises `NotReadyError` when nothing of the run is there.
-        """
-        deleted = []
-        for what, list_all, delete in (
-            ("job", self._batch.list_namespaced_job, self._batch.delete_namespaced_job),
-            ("service", self._core.list_namespaced_service, self._core.delete_namespaced_service),
-            (
-                "configmap",
-                self._core.list_namespaced_config_map,
-                self._core.delete_namespaced_config_map,
-            ),
-        ):
-            selector = _selector(run, kind)
-            found = _call(f"the {what}s", list_all, self.namespace, label_selector=selector)
-            for item in found["items"]:
-                name = item["metadata"]["name"]
-                _call(
-                    f"{what}/{name}",
-                    delete,
-                    name,
-                    self.namespace,
-                    propagation_policy="Background",
-                )
-                deleted.append(f"{what}/{name}")
-        if not deleted:
-            raise NotReadyError(f"nothing of run {run} is there: r2ec-cli k8s status")
-        return deleted
+    def _method(
+        self, verb: str, kind: Kind, core: Any, groups: Any
+    ) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """The client's method for a verb and a kind, and the arguments that say where."""
+        scope = (self.namespace,) if kind.has_namespace else ()
+        if kind.group:
+            where = "namespaced" if kind.has_namespace else "cluster"
+            method = f"{verb}_{where}_custom_object"
+            return getattr(groups, method), (kind.group, kind.version, *scope, kind.plural)
+        method = f"{verb}_{'namespaced_' if kind.has_namespace else ''}{kind.snake_name}"
+        if verb == "list" or not scope:
+            return getattr(core, method), scope
+        # The core's methods take the name first, then the namespace.
+        plain = getattr(core, method)
+        return (lambda name, *rest, **options: plain(name, *scope, *rest, **options)), ()
 
 
-def _load_config(context: str | None) -> None:
+def _load_config(context: str | None) -> Any:
     """The kubeconfig where there is one, else the account of the pod this runs in."""
     file = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    configuration = kubernetes.client.Configuration()
     in_cluster: Callable[..., None] = kubernetes.config.load_incluster_config
     from_file: Callable[..., None] = kubernetes.config.load_kube_config
     try:
         if not os.path.exists(file.split(os.pathsep)[0]) and context is None:
-            in_cluster()
+            in_cluster(client_configuration=configuration)
+            _set_proxy(configuration, None)
         else:
-            from_file(config_file=file, context=context)
+            from_file(config_file=file, context=context, client_configuration=configuration)
+            _set_proxy(configuration, _proxy_of_kubeconfig(file, context))
     except ConfigException as error:
         raise UsageError(
             f"no cluster: {error} (looked at {file} and for a pod's account); "
             "set KUBECONFIG or give --context"
         ) from error
+    return configuration
 
 
-def _call(what: str, call: Callable[..., Any], *arguments: object, **options: object) -> Any:
-    return json.loads(_call_raw(what, call, *arguments, **options))
+def _set_proxy(configuration: Any, own_proxy: str | None) -> None:
+    """The cluster's own proxy goes before those of the environment, as with kubectl.
+
+    Older clients know no `proxy-url` and read NO_PROXY without heeding it.
+    """
+    scheme = urlsplit(configuration.host).scheme
+    configuration.proxy = own_proxy or getproxies().get(scheme)
+    configuration.no_proxy = None if own_proxy else getproxies().get("no")
 
 
-def _call_raw(what: str, call: Callable[..., Any], *arguments: object, **options: object) -> bytes:
-    """Call the API and return the bytes of the answer; errors become messages for people."""
-    try:
-        response = call(
-            *arguments, _preload_content=False, _request_timeout=_TIMEOUT_SECONDS, **options
-        )
-        return bytes(response.data)
-    except ApiException as error:
-        remedy = _REMEDIES.get(error.status or 0, "see the message")
-        raise R2ecError(f"{what}: {_server_message(error)} ({error.status}); {remedy}") from error
-    except HTTPError as error:
-        raise R2ecError(f"{what}: the API server does not answer: {error}") from error
-
-
-def _server_message(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body or "{}")["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason)
-
-
-def _selector(run: str | None = None, kind: str | None = None) -> str:
-    labels = {
-        "app.kubernetes.io/name": "r2ec",
-        RUN_LABEL: run,
-        "app.kubernetes.io/component": kind,
-    }
-    return ",".join(f"{name}={value}" for name, value in labels.items() if value is not None)
-
-
-def _status(job: Manifest) -> RunStatus:
-    status, labels = job.get("status", {}), job["metadata"].get("labels", {})
-    conditions = {
-        condition["type"]: condition
-        for condition in status.get("conditions", [])
-        if condition["status"] == "True"
-    }
-    state = next((kind for kind in ("Failed", "Complete", "Suspended") if kind in conditions), "")
-    created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
-    return RunStatus(
-        kind=labels.get("app.kubernetes.io/component", "?"),
-        run=labels.get(RUN_LABEL, ""),
-        state=state or ("Running" if status.get("active") else "Waiting"),
-        wanted=job["spec"].get("completions") or 1,
-        active=status.get("active", 0),
-        succeeded=status.get("succeeded", 0),
-        failed=status.get("failed", 0),
-        indexes_done=status.get("completedIndexes", ""),
-        indexes_failed=status.get("failedIndexes", ""),
-        message=conditions.get(state, {}).get("message", ""),
-        age_seconds=max(0.0, (datetime.now(UTC) - created).total_seconds()),
+def _proxy_of_kubeconfig(file: str, context: str | None) -> str | None:
+    """`proxy-url` of the cluster that a context (by default the current one) names."""
+    entries = [
+        yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        for path in file.split(os.pathsep)
+        if os.path.exists(path)
+    ]
+    wanted = context or next(
+        (e["current-context"] for e in entries if e.get("current-context")), ""
     )
+    named = {
+        kind: {item["name"]: item[kind] for e in entries for item in e.get(f"{kind}s") or []}
+        for kind in ("context", "cluster")
+    }
+    cluster = named["context"].get(wanted, {}).get("cluster")
+    proxy: str | None = named["cluster"].get(cluster, {}).get("proxy-url")
+    return proxy
 
 
-def _index(pod: Manifest) -> int:
-    labels = pod["metadata"].get("labels", {})
-    return int(labels.get("batch.kubernetes.io/job-completion-index", 0))
+def _kind_of(manifest: Manifest) -> Kind:
+    kind = find_kind(manifest["kind"])
+    version = f"{kind.group}/{kind.version}".lstrip("/")
+    if manifest["apiVersion"] != version:
+        raise UsageError(
+            f"{kind.name} {manifest['metadata']['name']}: apiVersion {manifest['apiVersion']!r}; "
+            f"this knows {version}"
+        )
+    return kind
 
 
-def _waiting(pod: Manifest) -> str:
-    """Why a pod has no log yet: its container's reason, else why it is not scheduled."""
-    for container in pod["status"].get("containerStatuses", []):
-        waiting = container.get("state", {}).get("waiting")
-        if waiting:
-            return f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
-    for condition in pod["status"].get("conditions", []):
-        if condition["status"] == "False" and condition.get("message"):
-            return str(condition["message"])
-    return "not scheduled yet"
+def _call(
+    what: str,
+    call: Callable[..., Any],
+    *arguments: object,
+    timeout: object = _TIMEOUT_SECONDS,
+    **options: object,
+) -> Any:
+    """Call the API and return the raw answer; errors become messages for people."""
+    try:
+        return call(*arguments, _preload_content=False, _request_timeout=timeout, **options)
+    except ApiException as error:
+        status, body = error.status or 0, cast("str | bytes", error.body or "")
+        text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+        refused = RefusedError(what, status, text, str(error.reason))
+        if status in _TRY_LATER:
+            raise UnreachableError(str(refused)) from error
+        if not status:  # the client's own: no connection, a wrong certificate
+            raise UnreachableError(f"{what}: {error.reason}") from error
+        raise refused from error
+    except HTTPError as error:
+        raise UnreachableError(f"{what}: the API server does not answer: {error}") from error
+
+
+def _warning_text(header: str) -> str:
+    """`299 - "text"` -> text."""
+    return header.split('"', 1)[-1].rstrip('"') if '"' in header else header

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 from r2ec.errors import UsageError
 from r2ec.etl.catalog_job import CatalogJob
@@ -183,6 +183,8 @@ def _ratio(text: str) -> tuple[float, float, float]:
 
 
 def _day(text: str, option: str) -> date:
+    if text == "yesterday":  # the last day that is over in UTC, for what runs every night
+        return datetime.now(UTC).date() - timedelta(days=1)
     try:
         return date.fromisoformat(text)
     except ValueError:

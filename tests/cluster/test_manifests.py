@@ -2,79 +2,74 @@
 
 import copy
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import kubernetes_validate
 import pytest
 import yaml
 
-from r2ec.cli.main import load_command
 from r2ec.cluster.manifests import (
+    FILES,
     JOBS,
+    NIGHTLY,
     RunSettings,
     load_manifests,
+    pod_templates,
     run_manifests,
     setup_manifests,
     to_yaml,
 )
-from r2ec.errors import UsageError
+from r2ec.cluster.settings import parse_settings
+from r2ec.errors import StoppedError, UsageError
+from tests.factories.kustomize import REPOSITORY, kustomize
+from tests.factories.schemas import VERSIONS, strictly_valid
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-VERSIONS = ("1.30", "1.32", "1.34", "1.36")
-KUSTOMIZATIONS = ("configs", "k8s/base", "k8s/overlays/cpu")
-FILES = sorted(
-    path.relative_to(REPOSITORY / "k8s/base").as_posix()
-    for path in (REPOSITORY / "k8s/base").glob("*.yaml")
+BASE = REPOSITORY / "k8s/base"
+BASE_FILES = sorted(
+    path.relative_to(BASE).as_posix()
+    for path in BASE.rglob("*.yaml")
     if path.name != "kustomization.yaml"
 )
+DAY_SECONDS = 86400
 
 Manifest = dict[str, Any]
 
 
-def validate(manifest: Manifest, version: str) -> None:
-    """Strictly: a field that the kind does not have is an error."""
-    kubernetes_validate.validate(manifest, version, strict=True)
-
-
-def job(kind: str) -> Manifest:
-    (found,) = (item for item in load_manifests(f"{kind}.yaml") if item["kind"] == "Job")
+def job(part: str) -> Manifest:
+    """The Job or CronJob of a file."""
+    (found,) = (item for item in load_manifests(f"{part}.yaml") if pod_templates(item))
     return found
 
 
-def command_of(manifest: Manifest) -> list[str]:
-    (container,) = manifest["spec"]["template"]["spec"]["containers"]
-    command: list[str] = container["command"]
-    return command
+def job_spec(manifest: Manifest) -> Manifest:
+    """The spec of a Job, also of the Jobs that a CronJob makes."""
+    spec: Manifest = manifest["spec"]
+    inner: Manifest = spec["jobTemplate"]["spec"] if "jobTemplate" in spec else spec
+    return inner
 
 
-def option(command: list[str], name: str) -> str:
-    (value,) = (word.split("=", 1)[1] for word in command if word.startswith(f"{name}="))
-    return value
+def containers(manifest: Manifest) -> list[Manifest]:
+    """All containers of the pods of a Job or CronJob."""
+    (template,) = pod_templates(manifest)
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
-def kustomize(folder: str) -> list[Manifest]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on the path")
-    command = ["kubectl", "kustomize", str(REPOSITORY / folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+def variables(container: Manifest) -> dict[str, str]:
+    """The variables with a value of their own."""
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", BASE_FILES)
 def test_every_manifest_is_valid(file: str, version: str) -> None:
     manifests = load_manifests(file)
     assert manifests
     for manifest in manifests:
-        validate(manifest, version)
+        strictly_valid(manifest, version)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", BASE_FILES)
 def test_a_typing_mistake_anywhere_in_a_manifest_is_found(file: str) -> None:
     for number, manifest in enumerate(load_manifests(file)):
         for place in places(manifest):
@@ -84,32 +79,32 @@ def test_a_typing_mistake_anywhere_in_a_manifest_is_found(file: str) -> None:
                 parent = parent[key]
             parent[f"{place[-1]}x"] = parent.pop(place[-1])
             with pytest.raises((kubernetes_validate.ValidationError, KeyError)):
-                validate(broken, VERSIONS[-1])
+                strictly_valid(broken, VERSIONS[-1])
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths to all fields that the API defines; labels, selectors and quantities are free."""
     if isinstance(value, list):
         return [found for i, item in enumerate(value) for found in places(item, (*path, i))]
-    if not isinstance(value, dict) or path[-1:] in [
-        ("labels",),
-        ("selector",),
-        ("requests",),
-        ("limits",),
-    ]:
+    free = ("labels", "selector", "matchLabels", "requests", "limits")
+    if not isinstance(value, dict) or path[-1:] in [(name,) for name in free]:
         return []
     here = [(*path, key) for key in value]
     return here + [found for key, item in value.items() for found in places(item, (*path, key))]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("folder", KUSTOMIZATIONS)
-def test_every_kustomization_renders_to_valid_objects(folder: str, version: str) -> None:
-    manifests = kustomize(folder)
-    for manifest in manifests:
-        validate(manifest, version)
-    if folder != "configs":
-        assert {item["metadata"].get("namespace", "r2ec") for item in manifests} == {"r2ec"}
+def test_kustomize_and_the_command_line_set_up_the_same() -> None:
+    """Objects of the same name are equal, whichever way they are made."""
+    theirs = {(item["kind"], item["metadata"]["name"]): item for item in kustomize("k8s/base")}
+    ours = setup_manifests("r2ec")
+    assert len(ours) > 8
+    for manifest in ours:
+        assert theirs.pop((manifest["kind"], manifest["metadata"]["name"])) == manifest
+    rest = [item for part in (*JOBS, *NIGHTLY) for item in load_manifests(f"{part}.yaml")]
+    for manifest in rest:
+        manifest["metadata"]["namespace"] = "r2ec"
+        assert theirs.pop((manifest["kind"], manifest["metadata"]["name"])) == manifest
+    assert theirs == {}
 
 
 def test_the_config_map_holds_the_bytes_of_the_configs() -> None:
@@ -118,53 +113,34 @@ def test_the_config_map_holds_the_bytes_of_the_configs() -> None:
     )
     for name, text in configs["data"].items():
         assert (REPOSITORY / "configs" / name).read_text(encoding="utf-8") == text
-    config = option(command_of(job("train")), "--config")
-    assert config.removeprefix("/etc/r2ec/") in configs["data"]
+    (container,) = containers(job("train"))
+    (config,) = (word for word in container["command"] if word.startswith("--config="))
+    assert config.removeprefix("--config=/etc/r2ec/") in configs["data"]
 
 
-def test_settings_of_kustomize_and_of_the_command_line_are_the_same() -> None:
-    (ours,) = (item for item in setup_manifests("r2ec") if item["kind"] == "ConfigMap")
-    (theirs,) = (
-        item for item in kustomize("k8s/base") if item["metadata"]["name"] == "r2ec-settings"
+def test_every_variable_of_a_command_is_set_and_every_setting_is_used() -> None:
+    (settings,) = (
+        item for item in setup_manifests("r2ec") if item["metadata"]["name"] == "r2ec-settings"
     )
-    assert ours["data"] == theirs["data"]
-    used = {
-        name
-        for kind in JOBS
-        for word in command_of(job(kind))
-        for name in re.findall(r"\$\((R2EC_\w+)\)", word)
-    }
-    assert used == set(ours["data"])
+    used = set()
+    for part in (*JOBS, *NIGHTLY):
+        for container in containers(job(part)):
+            words = {
+                name for word in container["command"] for name in re.findall(r"\$\((\w+)\)", word)
+            }
+            own = {entry["name"] for entry in container["env"]}
+            assert words <= own | set(settings["data"])
+            used |= words - own
+    assert used == set(settings["data"])
 
 
-@pytest.mark.parametrize("kind", JOBS)
-def test_every_command_line_is_one_that_the_command_takes(kind: str) -> None:
-    command = [re.sub(r"\$\((NODE_RANK|SHARD)\)", "0", word) for word in command_of(job(kind))]
-    command = [word.replace("$(R2EC_DATE)", "2024-05-31") for word in command]
-    if command[0] == "torchrun":
-        from torch.distributed.run import get_args_parser
-
-        parsed = get_args_parser().parse_args(command[1:])
-        assert (parsed.module, parsed.training_script) == (True, "r2ec")
-        assert (parsed.node_rank, parsed.max_restarts) == (0, 0)
-        command = ["r2ec-cli", *parsed.training_script_args]
-    assert command[0] == "r2ec-cli"
-    name, arguments = command[1], command[2:]
-    arguments = [word.replace("/etc/r2ec/", f"{REPOSITORY}/configs/") for word in arguments]
-    entry = load_command(name)
-    with click.Context(entry, info_name=name) as context:
-        entry.parse_args(context, arguments)
-    helped = [sys.executable, "-m", "r2ec", name, "--help"]
-    assert "Usage" in subprocess.run(helped, capture_output=True, text=True, check=True).stdout
-
-
-def test_sizes_names_and_addresses_of_a_file_agree() -> None:
-    score, train = job("score"), job("train")
-    assert option(command_of(score), "--num-shards") == str(score["spec"]["completions"])
-    assert option(command_of(train), "--nnodes") == str(train["spec"]["completions"])
-    for manifest in (score, train):
-        assert manifest["spec"]["parallelism"] == manifest["spec"]["completions"]
-        assert manifest["spec"]["completionMode"] == "Indexed"
+def test_sizes_and_addresses_of_a_file_agree() -> None:
+    for part, name in (("score", "SHARDS"), ("nightly-score", "SHARDS"), ("train", "NODES")):
+        spec = job_spec(job(part))
+        (container,) = containers(job(part))
+        assert variables(container)[name] == str(spec["completions"])
+        assert spec["parallelism"] == spec["completions"]
+        assert spec["completionMode"] == "Indexed"
     check_rendezvous(load_manifests("train.yaml"))
 
 
@@ -172,87 +148,184 @@ def check_rendezvous(manifests: list[Manifest]) -> None:
     """Rank 0 is found: Service, subdomain, pod name and port fit together."""
     service = next(item for item in manifests if item["kind"] == "Service")
     train = next(item for item in manifests if item["kind"] == "Job")
-    name = train["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
+    name = train["metadata"]["name"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     pod = train["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"]
-    command = command_of(train)
-    assert option(command, "--master-addr") == f"{name}-0.{pod['subdomain']}"
-    assert option(command, "--master-port") == str(service["spec"]["ports"][0]["port"])
+    (container,) = pod["containers"]
+    assert variables(container)["SUBDOMAIN"] == pod["subdomain"]
+    label = "metadata.labels['batch.kubernetes.io/job-name']"
+    (own_name,) = (entry for entry in container["env"] if entry["name"] == "JOB_NAME")
+    assert own_name["valueFrom"]["fieldRef"]["fieldPath"] == label
+    assert "--master-addr=$(JOB_NAME)-0.$(SUBDOMAIN)" in container["command"]
+    assert f"--master-port={service['spec']['ports'][0]['port']}" in container["command"]
+    assert f"{name}-0" == f"{name}-0"[:63]  # a host's name has no more
 
 
-@pytest.mark.parametrize("kind", JOBS)
-def test_pods_pass_the_restricted_standard(kind: str) -> None:
-    pod = job(kind)["spec"]["template"]["spec"]
+@pytest.mark.parametrize("part", [*JOBS, *NIGHTLY])
+def test_pods_pass_the_restricted_standard(part: str) -> None:
+    (template,) = pod_templates(job(part))
+    pod = template["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
+    assert pod["automountServiceAccountToken"] is ("spark" in part)
     assert pod["enableServiceLinks"] is False
-    for container in pod["containers"]:
-        context = container["securityContext"]
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["capabilities"] == {"drop": ["ALL"]}
+    assert pod["priorityClassName"] == load_manifests("priority-class.yaml")[0]["metadata"]["name"]
+    for container in containers(job(part)):
+        check_container(container)
+
+
+def check_container(container: Manifest) -> None:
+    context = container["securityContext"]
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for name, value in variables(container).items():
+        if "/" in value and name != "R2EC_TERMINATION_LOG":
+            assert any(value.startswith(mount) for mount in mounts), name
+    if "resources" in container:
         assert set(container["resources"]) == {"requests", "limits"}
-        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        writable = [entry["value"] for entry in container["env"] if "/" in entry.get("value", "")]
-        assert all(any(path.startswith(mount) for mount in mounts) for path in writable)
-    (namespace,) = load_manifests("namespace.yaml")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize("file", ["spark/driver.yaml", "spark/executor.yaml"])
+def test_pods_of_spark_pass_the_restricted_standard(file: str) -> None:
+    (template,) = load_manifests(file)
+    pod = template["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is ("driver" in file)
+    (container,) = pod["containers"]
+    check_container(container)
+    conf = dict(
+        line.split(maxsplit=1)
+        for line in (BASE / "spark/spark-defaults.conf").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    role = Path(file).stem
+    (mount,) = (
+        mount["mountPath"]
+        for mount in containers(job("spark"))[0]["volumeMounts"]
+        if mount["name"] == "spark"
+    )
+    assert conf[f"spark.kubernetes.{role}.podTemplateFile"] == f"{mount}/{Path(file).name}"
+    assert conf[f"spark.kubernetes.{role}.podTemplateContainerName"] == container["name"]
+
+
+@pytest.mark.parametrize("part", [*JOBS, *NIGHTLY])
+def test_exit_codes_decide_whether_a_pod_is_tried_again(part: str) -> None:
+    rules = job_spec(job(part))["podFailurePolicy"]["rules"]
+    assert rules[0] == {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }
+    for container in containers(job(part)):
+        actions = {
+            code: rule["action"]
+            for rule in rules[1:]
+            for code in rule["onExitCodes"]["values"]
+            if rule["onExitCodes"]["containerName"] == container["name"]
+        }
+        gate = "FailIndex" if "score" in part else "FailJob"
+        assert actions == {2: "FailJob", 3: "Ignore", 4: gate, StoppedError.exit_code: "Ignore"}
+
+
+@pytest.mark.parametrize("part", NIGHTLY)
+def test_what_runs_at_night_is_the_job_and_ends_before_the_day_changes(part: str) -> None:
+    cron, single = job(part), job(part.removeprefix("nightly-"))
+    spec = cron["spec"]
+    assert spec["timeZone"] == "Etc/UTC"
+    minute, hour, *_ = spec["schedule"].split()
+    latest_start = int(hour) * 3600 + int(minute) * 60 + spec["startingDeadlineSeconds"]
+    nightly, daily = copy.deepcopy(job_spec(cron)), job_spec(single)
+    assert latest_start + nightly["activeDeadlineSeconds"] < DAY_SECONDS
+    nightly["activeDeadlineSeconds"] = daily["activeDeadlineSeconds"]
+    if part == "nightly-embed":
+        command = nightly["template"]["spec"]["containers"][0]["command"]
+        assert command.pop() == "--catalog-version=$(R2EC_DATE)"
+    assert nightly == daily
+    settings = (BASE / "settings.env").read_text()
+    assert "R2EC_DATE=yesterday\n" in settings
+
+
+@pytest.mark.parametrize("kind", list(FILES))
 def test_a_run_renames_everything_together_and_stays_valid(kind: str) -> None:
-    settings = RunSettings(
+    pod, training = parse_settings(
+        ["memory=3Gi", "gpu=2", "queue=shop", "retries=2", "env.NCCL_DEBUG=INFO"],
         image="registry.example/r2ec:1",
-        size=8 if kind in ("train", "score") else None,
+    )
+    settings = RunSettings(
+        size=8 if kind in ("train", "score", "nightly") else None,
         processes=2 if kind == "train" else None,
         config_file=REPOSITORY / "configs/demo.toml" if kind == "train" else None,
         environment={"R2EC_DATE": "2024-06-01", "R2EC_WAREHOUSE": "s3://shop/warehouse"},
+        pod=pod,
     )
+    assert training == ()
     manifests = run_manifests(kind, "may", settings, namespace="shop")
     for manifest in manifests:
-        validate(manifest, VERSIONS[-1])
+        strictly_valid(manifest, VERSIONS[-1])
         assert manifest["metadata"]["namespace"] == "shop"
         assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "may"
-        assert f"r2ec-{kind}-may" in manifest["metadata"]["name"]
+        assert re.fullmatch(rf"r2ec-{kind}(-\w+)?-may(-config)?", manifest["metadata"]["name"])
     text = to_yaml(manifests)
     assert list(yaml.safe_load_all(text)) == manifests
-    assert not re.search(rf"r2ec-{kind}(?!-may)", text)
-    rendered = next(item for item in manifests if item["kind"] == "Job")
-    (container,) = rendered["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example/r2ec:1"
-    assert {"name": "R2EC_DATE", "value": "2024-06-01"} in container["env"]
-    if kind == "score":
-        assert option(container["command"], "--num-shards") == "8"
-        assert rendered["spec"]["completions"] == rendered["spec"]["parallelism"] == 8
+    for manifest in manifests:
+        for template in pod_templates(manifest):
+            check_run(manifest, template, kind)
     if kind == "train":
         check_rendezvous(manifests)
-        assert option(container["command"], "--nnodes") == "8"
-        assert option(container["command"], "--nproc-per-node") == "2"
         (config,) = (item for item in manifests if item["kind"] == "ConfigMap")
         assert config["data"]["demo.toml"] == (REPOSITORY / "configs/demo.toml").read_text()
-        volumes = rendered["spec"]["template"]["spec"]["volumes"]
+        volumes = pod_templates(manifests[-1])[0]["spec"]["volumes"]
         names = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
         assert names == [config["metadata"]["name"]]
 
 
-def test_setup_is_valid_and_in_the_namespace_asked_for() -> None:
-    manifests = setup_manifests("shop")
-    kinds = [manifest["kind"] for manifest in manifests]
-    assert kinds == ["Namespace", "ServiceAccount", "PersistentVolumeClaim", "ConfigMap"]
-    for manifest in manifests:
-        validate(manifest, VERSIONS[-1])
-    assert manifests[0]["metadata"]["name"] == "shop"
-    assert {item["metadata"]["namespace"] for item in manifests[1:]} == {"shop"}
+def check_run(manifest: Manifest, template: Manifest, kind: str) -> None:
+    """The settings of the test above have reached a Job."""
+    spec = job_spec(manifest)
+    assert template["metadata"]["labels"]["app.kubernetes.io/instance"] == "may"
+    assert spec["suspend"] is True
+    component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+    for container in containers(manifest):
+        assert container["image"] == "registry.example/r2ec:1"
+        values = variables(container)
+        assert (values["R2EC_DATE"], values["NCCL_DEBUG"]) == ("2024-06-01", "INFO")
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names))
+        if component in ("score", "train"):
+            assert values["SHARDS" if component == "score" else "NODES"] == "8"
+            assert spec["completions"] == spec["parallelism"] == 8
+        if kind == "train":
+            assert values["PROCESSES"] == "2"
+    limits = containers(manifest)[-1]["resources"]["limits"]
+    assert limits == {"memory": "3Gi", "nvidia.com/gpu": "2"}
+
+
+def test_another_config_is_another_template(tmp_path: Path) -> None:
+    digests = set()
+    for seed in (1, 2):
+        file = tmp_path / "own.toml"
+        file.write_text(f"seed = {seed}\n")
+        settings = RunSettings(config_file=file)
+        (train,) = (
+            item
+            for item in run_manifests("train", "a", settings, namespace="r2ec")
+            if item["kind"] == "Job"
+        )
+        digests.add(train["spec"]["template"]["metadata"]["annotations"]["r2ec/config-sha256"])
+    assert len(digests) == 2
 
 
 def test_wrong_settings_of_a_run_are_refused() -> None:
     for run in ("May", "-a", "a" * 41, "a.b", ""):
         with pytest.raises(UsageError, match="run name"):
             run_manifests("embed", run, RunSettings(), namespace="r2ec")
+    with pytest.raises(UsageError, match="up to 29"):
+        run_manifests("nightly", "a" * 30, RunSettings(), namespace="r2ec")
     for kind, settings in (
         ("embed", RunSettings(size=2)),
         ("score", RunSettings(size=0)),
@@ -262,3 +335,7 @@ def test_wrong_settings_of_a_run_are_refused() -> None:
     ):
         with pytest.raises(UsageError):
             run_manifests(kind, "a", settings, namespace="r2ec")
+    for pair in ("memory=much", "colour=red", "retries=-1", "memory", "gpu="):
+        with pytest.raises(UsageError, match=re.escape(repr(pair))):
+            parse_settings([pair])
+    assert parse_settings(["recpo.steps=5"])[1] == ("--set=recpo.steps=5",)
