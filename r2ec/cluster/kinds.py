@@ -40,7 +40,6 @@ KINDS = {
         Kind("JobSet", "jobset.x-k8s.io", "v1alpha2", "jobsets"),
         Kind("TrainJob", "trainer.kubeflow.org", "v1alpha1", "trainjobs"),
         Kind("SparkApplication", "sparkoperator.k8s.io", "v1beta2", "sparkapplications"),
-        Kind("LocalQueue", "kueue.x-k8s.io", "v1beta1", "localqueues"),
     )
 }
 
