@@ -87,7 +87,8 @@ def test_a_typing_mistake_in_a_kustomization_is_found(file: str, tmp_path: Path)
         for key in re.findall(r"(?m)^([a-zA-Z]+):", text)
         if key not in ("apiVersion", "kind")
     ]
-    wanted = r"(?:path: /|fieldPath: |          - )(?!\S*labels|\S*requests|spec.selector)\S+"
+    free = r"(?!\S*labels|\S*requests|spec.selector)"
+    wanted = r"(?:path: /|fieldPath: |          - (?=spec))" + free + r"\S+"
     for found in re.finditer(wanted, text):
         word = re.search(r"([A-Za-z]+)((?:/-|/\d+)?\]?)$", found[0])
         if word is not None and not found[0].endswith("completions"):
