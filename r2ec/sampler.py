@@ -1,54 +1,33 @@
 """Prompts to completions: ids, log-probabilities and the user state, in one pass.
 
 An own decoding loop instead of `generate`, because the user state must come out of the generation
-itself: the prompt of a group is computed once, a row whose reasoning ended is fed the rest of the
-answer marker, gives its last hidden state, and leaves the batch at once.
+itself: the prompt of a group is computed once; a row whose reasoning ended is fed the rest of the
+answer marker, gives its last hidden state, and leaves at once; prompts that wait take the places
+that became free. Keys and values lie in slots made beforehand (`model/slots.py`).
 
-Randomness is one uniform number per (seed, user, rollout, position), so a reasoning does not depend
-on the batch, the shard or the order in which users are served.
-
-Shapes: N rows in the batch, L tokens, T sampled tokens, H hidden size, V vocabulary.
+Shapes: N slots, n rows in use, T sampled tokens, H hidden size, V vocabulary.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from r2ec.model.choice import SamplingSettings, choose_tokens, uniforms
 from r2ec.model.dual_head import DualHeadModel
-from r2ec.text.tokens import PromptEncoder, pad_left
+from r2ec.model.slots import SlotCache, row_bytes
+from r2ec.text.tokens import PromptEncoder, pad_right
 
-# A batch is repacked when a fifth of its rows has left: each repacking copies the cache once.
-_REPACK_SHARE = 0.8
+__all__ = ["Completion", "SamplingSettings", "sample"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingSettings:
-    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those off.
-
-    `keep_support` keeps the ids that top-k left at each position, so that a trainer can compute
-    its log-probabilities over the same support; otherwise log-probabilities are over the full
-    vocabulary at `temperature`.
-    """
-
-    temperature: float
-    top_k: int
-    top_p: float
-    max_new_tokens: int
-    keep_support: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or self.max_new_tokens < 0:
-            raise ValueError(f"temperature, top_k and max_new_tokens must not be negative: {self}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.keep_support and self.top_k == 0:
-            raise ValueError("keep_support needs top_k above 0")
+# Waiting prompts come in once an eighth of the slots is free: few rows a time waste the matrix
+# products of the prompts, many leave slots empty for long.
+_REFILL_SHARE = 8
+# Prompts computed at once have at most this many tokens together, padding included.
+_PREFILL_TOKENS = 16_384
+_DEFAULT_CACHE_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,29 +57,67 @@ def sample(
     *,
     group_size: int = 1,
     batch_rows: int = 256,
+    cache_bytes: int = _DEFAULT_CACHE_BYTES,
 ) -> list[list[Completion]]:
     """Sample `group_size` completions of each prompt; result in the order of the prompts.
 
-    `keys` name the users and seed the randomness. At most `batch_rows` rows run at once; prompts
+    `keys` name the users and seed the randomness. At most `batch_rows` rows run at once, fewer
+    where their keys and values would take more than `cache_bytes` (one group always runs). Prompts
     run in order of length. Raises `ValueError` where lengths disagree or a prompt is empty.
     """
     if len(prompts) != len(keys):
         raise ValueError(f"{len(prompts)} prompts but {len(keys)} keys")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt has no tokens")
-    results: list[list[Completion]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    step = max(1, batch_rows // group_size)
+    if not prompts:
+        return []
+    longest = max(map(len, prompts)) + settings.max_new_tokens + len(encoder.marker_ids)
+    affordable = cache_bytes // row_bytes(model.config, longest, model.dtype)
+    rows = max(group_size, min(batch_rows, affordable, len(prompts) * group_size))
     with torch.no_grad():
-        for start in range(0, len(order), step):
-            chosen = order[start : start + step]
-            batch = [prompts[row] for row in chosen]
-            rows = _Batch(
-                model, encoder, batch, [keys[row] for row in chosen], settings, group_size
+        if settings.max_new_tokens == 0:
+            return _without_reasoning(model, encoder, prompts, group_size)
+        slots = SlotCache(model.config, rows, longest)
+        return _Decoder(model, encoder, prompts, keys, settings, group_size, slots, rows).run()
+
+
+def _without_reasoning(
+    model: DualHeadModel, encoder: PromptEncoder, prompts: Sequence[Sequence[int]], group_size: int
+) -> list[list[Completion]]:
+    """User states right after prompt and marker, by plain forwards in order of length."""
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    results: list[list[Completion]] = [[] for _ in prompts]
+    marker = list(encoder.marker_ids)
+    while order:
+        chosen, order = _fitting(order, prompts)
+        ids, mask = pad_right([[*prompts[number], *marker] for number in chosen], marker[0])
+        states_BH = model.last_hidden(
+            torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
+        )
+        for number, state_H in zip(chosen, states_BH.float().cpu(), strict=True):
+            completion = Completion(
+                prompt_ids=prompts[number],
+                ids=marker,
+                num_sampled=0,
+                finish_reason="length",
+                logprobs_T=torch.empty(0),
+                state_H=state_H,
+                support_TK=None,
             )
-            for row, completions in zip(chosen, rows.run(), strict=True):
-                results[row] = completions
+            results[number] = [completion] * group_size
     return results
+
+
+def _fitting(
+    order: list[int], prompts: Sequence[Sequence[int]], most: int | None = None
+) -> tuple[list[int], list[int]]:
+    """Cut the first prompts of `order` (by length) that may be computed at once from the rest."""
+    count = 1
+    while count < min(len(order), most or len(order)):
+        if (count + 1) * len(prompts[order[count]]) > _PREFILL_TOKENS:
+            break
+        count += 1
+    return order[:count], order[count:]
 
 
 @dataclass(slots=True)
@@ -108,17 +125,19 @@ class _Row:
     """One completion under way: `pending` are the tokens that still have to be fed."""
 
     prompt: int
+    rollout: int
+    uniforms_T: Tensor
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     support: list[Tensor] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
+    pending: deque[int] = field(default_factory=deque)
     num_sampled: int = 0
     finish_reason: str = ""
     state_H: Tensor | None = None
 
 
-class _Batch:
-    """The rows of one batch from prefill to the last marker."""
+class _Decoder:
+    """Rows from prefill to the last marker; `active[i]` is the row in slot i."""
 
     def __init__(
         self,
@@ -128,66 +147,79 @@ class _Batch:
         keys: Sequence[str],
         settings: SamplingSettings,
         group_size: int,
+        slots: SlotCache,
+        num_slots: int,
     ) -> None:
         self.model, self.encoder, self.settings = model, encoder, settings
-        self.prompts, self.group_size = prompts, group_size
-        self.rows = [_Row(prompt=p) for p in range(len(prompts)) for _ in range(group_size)]
-        self.uniforms_NT = uniforms(keys, group_size, settings)
-        # Rows of the tensors: `alive[i]` is the number of the row that stands at place i.
-        self.alive = list(range(len(self.rows)))
+        self.prompts, self.keys, self.group_size = prompts, keys, group_size
+        self.slots, self.num_slots = slots, num_slots
+        self.waiting = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        self.active: list[_Row] = []
+        self.results: list[list[Completion | None]] = [[None] * group_size for _ in prompts]
 
-    def run(self) -> Iterator[list[Completion]]:
-        """Decode until every row has its user state; yield the groups in order of the prompts."""
-        hidden_NH = self._prefill()
-        while True:
-            self._advance(hidden_NH)
-            if all(self.rows[row].state_H is not None for row in self.alive):
-                break
-            self._repack()
-            hidden_NH = self._feed()
-        for start in range(0, len(self.rows), self.group_size):
-            yield [self._completion(row) for row in self.rows[start : start + self.group_size]]
+    def run(self) -> list[list[Completion]]:
+        """Decode until every row has its user state; groups in the order of the prompts."""
+        while self.waiting or self.active:
+            if self._may_admit():
+                self._admit()
+            fed = torch.tensor([row.pending.popleft() for row in self.active])
+            self._advance(self.model.decode(fed.to(self.model.device), self.slots), self.active)
+            self._leave()
+        groups = [[c for c in group if c is not None] for group in self.results]
+        assert all(len(group) == self.group_size for group in groups)
+        return groups
 
-    def _prefill(self) -> Tensor:
-        """Put the prompts through the model once, then give each group its copies of the cache."""
-        device = self.model.device
-        pad = next(iter(self.encoder.stop_ids))
-        ids, mask = pad_left(self.prompts, pad)
-        self.cache = DynamicCache(config=self.model.config)
-        mask_BL = torch.tensor(mask, device=device)
-        hidden_BLH = self.model.hidden_states(
-            torch.tensor(ids, device=device), mask_BL, cache=self.cache
+    def _may_admit(self) -> bool:
+        free = self.num_slots - len(self.active)
+        enough = max(self.group_size, self.num_slots // _REFILL_SHARE)
+        return (
+            bool(self.waiting) and free >= self.group_size and (free >= enough or not self.active)
         )
-        if self.group_size > 1:
-            self.cache.batch_repeat_interleave(self.group_size)
-        self.mask_NL = mask_BL.repeat_interleave(self.group_size, dim=0)
-        return hidden_BLH[:, -1].repeat_interleave(self.group_size, dim=0)
 
-    def _advance(self, hidden_NH: Tensor) -> None:
-        """Use the hidden state of the token just fed: sample on, force on, or take the state."""
+    def _admit(self) -> None:
+        """Put waiting prompts through the model once each and give every rollout a slot."""
+        free = (self.num_slots - len(self.active)) // self.group_size
+        while free and self.waiting:
+            chosen, self.waiting = _fitting(self.waiting, self.prompts, free)
+            free -= len(chosen)
+            lengths = [len(self.prompts[number]) for number in chosen]
+            ids, _ = pad_right(
+                [self.prompts[number] for number in chosen], self.encoder.marker_ids[0]
+            )
+            hidden_BLH, cache = self.model.prefill(torch.tensor(ids, device=self.model.device))
+            self.slots.put(cache, lengths, self.group_size)
+            last = torch.tensor(lengths, device=hidden_BLH.device) - 1
+            hidden_BH = hidden_BLH[torch.arange(len(chosen), device=last.device), last]
+            names = [self.keys[number] for number in chosen]
+            drawn_NT = torch.from_numpy(uniforms(names, self.group_size, self.settings))
+            rows = [
+                _Row(number, rollout, drawn_NT[place * self.group_size + rollout])
+                for place, number in enumerate(chosen)
+                for rollout in range(self.group_size)
+            ]
+            self.active += rows
+            self._advance(hidden_BH.repeat_interleave(self.group_size, dim=0), rows)
+
+    def _advance(self, hidden_nH: Tensor, rows: Sequence[_Row]) -> None:
+        """Use the hidden states of the tokens just fed: sample on, or take the user state."""
         sampling = []
-        for place, number in enumerate(self.alive):
-            row = self.rows[number]
-            if row.state_H is not None or row.pending:
+        for place, row in enumerate(rows):
+            if row.pending:
                 continue
             if row.finish_reason:
-                row.state_H = hidden_NH[place].float().cpu()
-            elif self.settings.max_new_tokens == 0:
-                row.finish_reason = "length"
-                self._force_marker(row)
+                row.state_H = hidden_nH[place].float().cpu()
             else:
                 sampling.append(place)
         if not sampling:
             return
-        numbers = [self.alive[place] for place in sampling]
-        positions = [self.rows[number].num_sampled for number in numbers]
-        uniforms_N = torch.from_numpy(self.uniforms_NT[numbers, positions])
+        chosen_rows = [rows[place] for place in sampling]
+        uniforms_n = torch.stack([row.uniforms_T[row.num_sampled] for row in chosen_rows])
+        hidden_nH = hidden_nH[sampling] if len(sampling) < len(rows) else hidden_nH
         chosen = choose_tokens(
-            self.model.logits(hidden_NH[sampling]), uniforms_N.to(hidden_NH.device), self.settings
+            self.model.logits(hidden_nH), uniforms_n.to(hidden_nH.device), self.settings
         )
         tokens, logprobs = chosen.ids_N.tolist(), chosen.logprobs_N.tolist()
-        for place, number in enumerate(numbers):
-            row = self.rows[number]
+        for place, row in enumerate(chosen_rows):
             row.logprobs.append(logprobs[place])
             if chosen.support_NK is not None:
                 row.support.append(chosen.support_NK[place].cpu())
@@ -205,31 +237,19 @@ class _Batch:
         elif row.num_sampled == self.settings.max_new_tokens:
             row.finish_reason = "length"
         if row.finish_reason in ("eos", "length"):
-            self._force_marker(row)
+            row.ids.extend(self.encoder.marker_ids)
+            row.pending.extend(self.encoder.marker_ids)
 
-    def _force_marker(self, row: _Row) -> None:
-        row.ids.extend(self.encoder.marker_ids)
-        row.pending.extend(self.encoder.marker_ids)
-
-    def _feed(self) -> Tensor:
-        """Feed each row's next token (a filler for rows that are done); hidden states (N, H)."""
-        filler = next(iter(self.encoder.stop_ids))
-        rows = [self.rows[number] for number in self.alive]
-        fed = [row.pending.pop(0) if row.pending else filler for row in rows]
-        ids_N1 = torch.tensor(fed, device=self.mask_NL.device).unsqueeze(1)
-        ones_N1 = self.mask_NL.new_ones(len(fed), 1)
-        self.mask_NL = torch.cat([self.mask_NL, ones_N1], dim=1)
-        return self.model.hidden_states(ids_N1, self.mask_NL, cache=self.cache)[:, 0]
-
-    def _repack(self) -> None:
-        """Drop finished rows from the cache once enough of them have left."""
-        active = [i for i, number in enumerate(self.alive) if self.rows[number].state_H is None]
-        if len(active) > _REPACK_SHARE * len(self.alive):
-            return
-        index = torch.tensor(active, device=self.mask_NL.device)
-        self.cache.batch_select_indices(index)
-        self.mask_NL = self.mask_NL[index]
-        self.alive = [self.alive[i] for i in active]
+    def _leave(self) -> None:
+        """Rows that have their user state leave; the last row in use takes the place of each."""
+        for slot in range(len(self.active) - 1, -1, -1):
+            row = self.active[slot]
+            if row.state_H is None:
+                continue
+            self.results[row.prompt][row.rollout] = self._completion(row)
+            moved = self.slots.drop(slot)
+            self.active[slot] = self.active[moved]
+            self.active.pop()
 
     def _completion(self, row: _Row) -> Completion:
         assert row.state_H is not None
@@ -242,68 +262,3 @@ class _Batch:
             state_H=row.state_H,
             support_TK=torch.stack(row.support) if row.support else None,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenTokens:
-    """One sampled token a row: ids, log-probabilities at the sampling temperature, support."""
-
-    ids_N: Tensor
-    logprobs_N: Tensor
-    support_NK: Tensor | None
-
-
-def choose_tokens(
-    logits_NV: Tensor, uniforms_N: Tensor, settings: SamplingSettings
-) -> ChosenTokens:
-    """Draw one token a row by inverting the distribution at the given uniforms in [0, 1).
-
-    Greedy takes the largest logit, ties to the lower id, with log-probabilities at temperature 1.
-    Otherwise logits are divided by the temperature, then cut to the top k, then to the smallest
-    set of mass `top_p`. Log-probabilities are over the full vocabulary, or over the top k with
-    `keep_support`.
-    """
-    if settings.temperature == 0:
-        ids_N = logits_NV.argmax(dim=-1)
-        picked = logits_NV.gather(1, ids_N.unsqueeze(1)).squeeze(1)
-        return ChosenTokens(ids_N, picked - logits_NV.logsumexp(dim=-1), None)
-    scaled_NV = logits_NV / settings.temperature
-    k = min(settings.top_k or scaled_NV.shape[1], scaled_NV.shape[1])
-    top_NK, ids_NK = (
-        scaled_NV.topk(k, dim=-1)
-        if k < scaled_NV.shape[1]
-        else scaled_NV.sort(dim=-1, descending=True, stable=True)
-    )
-    probs_NK = top_NK.double().softmax(dim=-1)
-    if settings.top_p < 1:
-        before_NK = probs_NK.cumsum(dim=-1) - probs_NK
-        probs_NK = probs_NK.masked_fill(before_NK >= settings.top_p, 0.0)
-    cumulative_NK = probs_NK.cumsum(dim=-1)
-    threshold_N1 = uniforms_N.double().unsqueeze(1) * cumulative_NK[:, -1:]
-    place_N1 = torch.searchsorted(cumulative_NK, threshold_N1, right=True)
-    last_N1 = (probs_NK > 0).sum(dim=-1, keepdim=True) - 1
-    place_N1 = torch.minimum(place_N1, last_N1)
-    picked_N = top_NK.gather(1, place_N1).squeeze(1)
-    over_NK = top_NK if settings.keep_support else scaled_NV
-    return ChosenTokens(
-        ids_NK.gather(1, place_N1).squeeze(1),
-        picked_N - over_NK.logsumexp(dim=-1),
-        ids_NK if settings.keep_support else None,
-    )
-
-
-def uniforms(keys: Sequence[str], group_size: int, settings: SamplingSettings) -> np.ndarray:
-    """Uniform numbers in [0, 1), one per (seed, key, rollout, position): (keys·group, T) float64.
-
-    A counter-based generator (Philox) keyed by the hash of seed, key and rollout.
-    """
-    numbers = np.zeros((len(keys) * group_size, max(1, settings.max_new_tokens)))
-    if settings.temperature == 0:
-        return numbers
-    for place, key in enumerate(keys):
-        for rollout in range(group_size):
-            name = f"{settings.seed}\0{key}\0{rollout}".encode()
-            seed = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
-            generator = np.random.Generator(np.random.Philox(key=seed))
-            numbers[place * group_size + rollout] = generator.random(numbers.shape[1])
-    return numbers

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from r2ec.errors import UsageError
 from r2ec.model.packed import PackedRows, attention_masks, can_pack
+from r2ec.model.slots import SlotCache
 
 # Heads that scale their logits say so in their config; each is (attribute, function of logits).
 _SOFTCAP = "final_logit_softcapping"
@@ -47,6 +48,11 @@ class DualHeadModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the backbone's weights."""
+        return self._pretrained().dtype
 
     def hidden_states(
         self,
@@ -93,6 +99,35 @@ class DualHeadModel(nn.Module):
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def prefill(self, ids_BL: Tensor) -> tuple[Tensor, DynamicCache]:
+        """Final hidden states of prompts padded at the right, (B, L, H), and their cache.
+
+        Attention is causal, so no token of a prompt sees the padding behind it.
+        """
+        cache = DynamicCache()
+        positions_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+        output = self._pretrained().get_decoder()(
+            input_ids=ids_BL,
+            position_ids=positions_L.unsqueeze(0).expand_as(ids_BL),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state, cache
+
+    def decode(self, ids_n: Tensor, slots: SlotCache) -> Tensor:
+        """Final hidden states of one more token of each row in use, (n, H)."""
+        pretrained = self._pretrained()
+        positions_n1, masks = slots.begin_step(pretrained.dtype, self.device)
+        output = pretrained.get_decoder()(
+            input_ids=ids_n.unsqueeze(1),
+            attention_mask=masks,
+            position_ids=positions_n1,
+            past_key_values=slots,
+            use_cache=True,
+        )
+        hidden_nH: Tensor = output.last_hidden_state[:, 0]
+        return hidden_nH
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Next-token logits in float32, (N, V), scaled and capped as the backbone's config says."""

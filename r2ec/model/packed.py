@@ -95,12 +95,22 @@ def attention_masks(
     related_BLL = (query_BL1 == key_B1L) | (key_B1L == _PROMPT)
     itself_LL = torch.eye(segments_BL.shape[1], dtype=torch.bool, device=segments_BL.device)
     full_BLL = (related_BLL & (ahead_BLL >= 0) & (query_BL1 != PADDING)) | itself_LL
-    full = _ready(config, full_BLL, dtype)
+    return allowed_masks(config, full_BLL, ahead_BLL, dtype)
+
+
+def allowed_masks(
+    config: Any, full_BQL: Tensor, ahead_BQL: Tensor, dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """Masks of each kind of layer from what a full layer may see; Q tokens ask, L are asked.
+
+    `ahead_BQL` says how many positions a token lies after another.
+    """
+    full = _ready(config, full_BQL, dtype)
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if window is None or (kinds and "sliding_attention" not in kinds):
         return full
-    sliding = _ready(config, full_BLL & (ahead_BLL < window), dtype)
+    sliding = _ready(config, full_BQL & (ahead_BQL < window), dtype)
     return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
 
 
