@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from datetime import UTC, date, datetime, timedelta
 
 from r2ec.errors import UsageError
@@ -44,7 +45,7 @@ def parse_catalog_job(argv: list[str] | None = None) -> CatalogJob:
         warehouse=_warehouse(args),
         version=_day(args.version, "--version").isoformat() if args.version else None,
         unknown_items=args.unknown_items,
-        register=args.register,
+        register=_database(args.register),
         dry_run=args.dry_run,
         explain=args.explain,
         max_quarantine_share=_share(args),
@@ -118,7 +119,7 @@ def parse_sequences_job(argv: list[str] | None = None) -> SequencesJob:
         max_user_events_per_day=args.max_user_events_per_day,
         incremental=args.incremental,
         unknown_items=args.unknown_items,
-        register=args.register,
+        register=_database(args.register),
         dry_run=args.dry_run,
         explain=args.explain,
         split_ratio=_ratio(args.split_ratio),
@@ -156,6 +157,12 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
         metavar="DB",
         help="make the tables known to Spark's catalog, in this database",
     )
+
+
+def _database(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise UsageError(f"--register {name!r}: a database's name has letters, digits and _ alone")
+    return name
 
 
 def _warehouse(args: argparse.Namespace) -> str:

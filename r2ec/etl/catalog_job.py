@@ -17,7 +17,7 @@ from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.lock import JobLock
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
-from r2ec.etl.register import register
+from r2ec.etl.register import check_names, register
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock, run_id
@@ -26,6 +26,7 @@ from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 
 JOB = "build_catalog"
+TABLES = ("catalog", "quarantine")
 OPTIONS = {
     "item": "--items-item-column",
     "updated": "--updated-column",
@@ -52,6 +53,12 @@ class CatalogJob:
     dry_run: bool = field(default=False, repr=False)
     explain: bool = field(default=False, repr=False)
 
+    @property
+    def uses_metastore(self) -> bool:
+        """Whether tables are read or registered by name."""
+        tables = (self.items.table, self.interactions and self.interactions.table)
+        return bool(self.register or any(tables))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ItemCounts:
@@ -72,6 +79,8 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
     warehouse = Warehouse(job.warehouse)
     clock = StageClock()
     with clock.stage("find"):
+        if job.register:
+            check_names(spark, warehouse, job.register, TABLES)
         files = find_items(spark, job.items)
         log_files = find_interactions(spark, job.interactions) if job.interactions else []
     fit_partitions(spark, sum(file.num_plain_bytes for file in [*files, *log_files]))
@@ -107,7 +116,7 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
             num_written = staging.num_bytes()
             staging.publish([place, quarantine])
     if job.register:
-        register(spark, warehouse, job.register, ("catalog", "quarantine"))
+        register(spark, warehouse, job.register, TABLES)
     kept_or_not = "kept" if job.unknown_items == "keep" else "left out"
     return JobSummary(
         job=JOB,

@@ -23,6 +23,8 @@ class Asked(Protocol):
     def dry_run(self) -> bool: ...
     @property
     def explain(self) -> bool: ...
+    @property
+    def uses_metastore(self) -> bool: ...
 
 
 Job = TypeVar("Job", bound=Asked)
@@ -39,7 +41,8 @@ def main(
     """
     try:
         job = parse()
-        spark = open_session(run.__module__.rsplit(".", 1)[-1].removesuffix("_job"))
+        name = run.__module__.rsplit(".", 1)[-1].removesuffix("_job")
+        spark = open_session(name, with_metastore=job.uses_metastore)
         try:
             if job.dry_run:
                 _print_plan(plan(spark, job), is_explained=job.explain)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.etl.broken_files import reading_error
 from r2ec.etl.file_heads import csv_header, java_message, json_keys, parquet_schema, python_keys
+from r2ec.etl.input_table import table_facts
 from r2ec.etl.inputs import ColumnName, InteractionInput, ItemInput
 
 EXTENSIONS = {
@@ -29,8 +29,8 @@ EXTENSIONS = {
 _COMPRESSED = re.compile(r"\.(gz|bz2|zst|lz4|snappy|deflate)$", re.IGNORECASE)
 _LOOKERS = 8
 LOCAL_SLASHES = "^file:/+"
-# Spark says of a view whose size it cannot tell that it is the largest possible.
-_LARGEST_TABLE_BYTES = 1 << 34
+# What a table is taken for of which nobody knows how large it is.
+_UNKNOWN_TABLE_BYTES = 1 << 36
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class InputFile:
     Spark is told to read (pattern characters escaped). A file without a row has no `columns`.
     `has_header` and `is_multi_line` are of CSV alone, `schema` of Parquet (as its footer has it).
     With an `error` the file cannot be read. A table of Spark's catalog is a file of the format
-    `table`: both addresses are its name.
+    `table`: both addresses are its name, and its bytes are 0 where nobody knows them.
     """
 
     number: int
@@ -59,6 +59,8 @@ class InputFile:
     @property
     def num_plain_bytes(self) -> int:
         """About how many bytes it has when read: compressed text grows about fivefold."""
+        if self.format == "table" and not self.num_bytes:
+            return _UNKNOWN_TABLE_BYTES
         is_packed = self.format in ("parquet", "table") or _COMPRESSED.search(self.uri)
         return self.num_bytes * (5 if is_packed else 1)
 
@@ -73,7 +75,17 @@ def find_inputs(
     names the option to blame. A file that cannot be read is an error unless it may be skipped.
     """
     if source.table:
-        return [_table(spark, source.table, option)]
+        columns, num_bytes = table_facts(spark, source.table, option)
+        return [
+            InputFile(
+                number=0,
+                uri=source.table,
+                read_path=source.table,
+                format="table",
+                num_bytes=num_bytes,
+                columns=columns,
+            )
+        ]
     found: dict[str, Any] = {}
     for path in source.paths:
         statuses = list(_walk(spark, path))
@@ -190,23 +202,3 @@ def _with_columns(spark: SparkSession, file: InputFile) -> InputFile:
         return replace(file, columns=csv_header(spark, file.uri, file.delimiter))
     keys = python_keys if file.format == "pydict" else json_keys
     return replace(file, columns=keys(spark, file.uri))
-
-
-def _table(spark: SparkSession, name: str, option: str) -> InputFile:
-    try:
-        table = spark.table(name)
-        size: Any = table._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()
-        columns = tuple(table.columns)
-    except PySparkException as error:
-        raise NotReadyError(
-            f"{option}-table {name}: Spark's catalog has no such table: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return InputFile(
-        number=0,
-        uri=name,
-        read_path=name,
-        format="table",
-        num_bytes=min(int(str(size)), _LARGEST_TABLE_BYTES),
-        columns=columns,
-    )

@@ -4,6 +4,7 @@ from pyspark.sql import SparkSession
 
 from r2ec.etl.catalog import read_items
 from r2ec.etl.catalog_job import JOB as CATALOG_JOB
+from r2ec.etl.catalog_job import TABLES as CATALOG_TABLES
 from r2ec.etl.catalog_job import CatalogJob, find_items, previous_catalog
 from r2ec.etl.files import InputFile, resolve
 from r2ec.etl.increment import plan_increment
@@ -12,7 +13,9 @@ from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.interactions import find_interactions, read_interactions
 from r2ec.etl.plan import InputPlan, JobPlan, PartitionPlan, columns_there, partition_plan
 from r2ec.etl.quarantine import Quarantine
+from r2ec.etl.register import check_names
 from r2ec.etl.sequences_input import JOB as SEQUENCES_JOB
+from r2ec.etl.sequences_input import TABLES as SEQUENCES_TABLES
 from r2ec.etl.sequences_input import SequencesJob, load_catalog, num_items
 from r2ec.schemas import SPLITS
 from r2ec.storage import Warehouse
@@ -35,7 +38,7 @@ def plan_catalog(spark: SparkSession, job: CatalogJob) -> JobPlan:
     if job.interactions:
         found = find_interactions(spark, job.interactions)
         logs = [_log_plan(spark, found, job.interactions)]
-    notes = [f"tables registered in {job.register}: catalog, quarantine"] if job.register else []
+    notes = _registered(spark, warehouse, job.register, CATALOG_TABLES)
     partitions = [_undated("catalog/version"), _undated(f"quarantine/job={CATALOG_JOB}/date")]
     if job.version:
         previous, _ = previous_catalog(spark, warehouse, job.version)
@@ -77,8 +80,7 @@ def plan_sequences(spark: SparkSession, job: SequencesJob) -> JobPlan:
         else:
             notes.append(f"incremental: from the histories of {found.base}, reading these files")
             files, splits = found.files, []
-    if job.register:
-        notes.append(f"tables registered in {job.register}: sequences, histories, quarantine")
+    notes += _registered(spark, warehouse, job.register, SEQUENCES_TABLES)
     partitions = [partition_plan(warehouse, "sequences", f"split={split}") for split in splits]
     partitions += [partition_plan(warehouse, "histories", f"date={day}") for day in job.dates]
     if job.dates:
@@ -102,6 +104,15 @@ def _log_plan(spark: SparkSession, files: list[InputFile], log: InteractionInput
         columns=columns_there(files, resolve(files, log.columns())),
         rows=read_interactions(spark, files, log),
     )
+
+
+def _registered(
+    spark: SparkSession, warehouse: Warehouse, database: str | None, names: tuple[str, ...]
+) -> list[str]:
+    if database is None:
+        return []
+    check_names(spark, warehouse, database, names)
+    return [f"tables registered in {database}: {', '.join(names)}"]
 
 
 def _undated(place: str) -> PartitionPlan:

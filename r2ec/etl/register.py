@@ -22,13 +22,23 @@ def register(
     """Register tables in a database, which is made if need be, with the partitions they have now.
 
     A table that is registered already keeps its place and gets its partitions refreshed; one that
-    no partition was ever written of is left out. Raises UsageError when the name is that of a table
-    somewhere else: nothing of it is changed.
+    no partition was ever written of is left out. Raises what `check_names` does.
     """
+    check_names(spark, warehouse, database, table_names)
     spark.sql(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}")
     for name in table_names:
         if warehouse.exists(name):
             _register_table(spark, warehouse, database, _TABLES[name])
+
+
+def check_names(
+    spark: SparkSession, warehouse: Warehouse, database: str, table_names: Iterable[str]
+) -> None:
+    """Raise UsageError when a name is that of a table somewhere else; nothing of it is changed."""
+    for name in table_names:
+        full_name = f"{_quoted(database)}.{_quoted(name)}"
+        if spark.catalog.tableExists(full_name):
+            _check_location(spark, full_name, warehouse.uri(name))
 
 
 def _register_table(
@@ -36,9 +46,7 @@ def _register_table(
 ) -> None:
     name = f"{_quoted(database)}.{_quoted(table.name)}"
     location = warehouse.uri(table.name)
-    if spark.catalog.tableExists(name):
-        _check_location(spark, name, location)
-    else:
+    if not spark.catalog.tableExists(name):
         columns = ", ".join(
             f"{_quoted(field.name)} {field.dataType.simpleString()}" for field in _columns(table)
         )

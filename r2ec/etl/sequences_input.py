@@ -22,6 +22,7 @@ from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 
 JOB = "build_sequences"
+TABLES = ("sequences", "histories", "quarantine")
 
 Place = tuple[str, ...]
 
@@ -56,6 +57,11 @@ class SequencesJob:
     unknown_items: Literal["quarantine", "drop"] = "quarantine"
     dry_run: bool = field(default=False, repr=False)
     explain: bool = field(default=False, repr=False)
+
+    @property
+    def uses_metastore(self) -> bool:
+        """Whether tables are read or registered by name."""
+        return bool(self.register or self.interactions.table)
 
     def history_options(self) -> str:
         """All that shapes a history but the window and the log's files, as one text."""

@@ -19,10 +19,11 @@ from r2ec.etl.kcore import Core, k_core
 from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import LogCounts, count_rows
 from r2ec.etl.packing import DROPPED_ITEM, OUTSIDE_WINDOW
-from r2ec.etl.register import register
+from r2ec.etl.register import check_names, register
 from r2ec.etl.sequences import WindowSettings, end_of_day, write_histories, write_sequences
 from r2ec.etl.sequences_input import (
     JOB,
+    TABLES,
     Place,
     SequencesJob,
     load_catalog,
@@ -45,6 +46,8 @@ def run(spark: SparkSession, job: SequencesJob) -> JobSummary:
 
     An incremental job that cannot promise what a full build gives says why, and builds in full.
     """
+    if job.register:
+        check_names(spark, Warehouse(job.warehouse), job.register, TABLES)
     if job.incremental:
         found = run_increment(spark, job)
         if isinstance(found, JobSummary):
@@ -101,7 +104,7 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
             num_written = staging.num_bytes()
             staging.publish([*num_rows, *quarantine])
     if job.register:
-        register(spark, warehouse, job.register, ("sequences", "histories", "quarantine"))
+        register(spark, warehouse, job.register, TABLES)
     return JobSummary(
         job=JOB,
         target="histories " + ", ".join(str(day) for day in dates),

@@ -3,7 +3,10 @@
 import os
 import shutil
 import sys
+from typing import Any
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from r2ec.errors import NotReadyError
@@ -43,10 +46,12 @@ def require_java() -> None:
         )
 
 
-def open_session(app_name: str) -> SparkSession:
+def open_session(app_name: str, *, with_metastore: bool = False) -> SparkSession:
     """The running session, or a new one (local unless spark-submit said otherwise), set up.
 
-    Raises NotReadyError when Java is missing.
+    With `with_metastore` its tables are those of Hive's metastore, as in `spark-sql` and `pyspark`,
+    unless the settings name another catalog: Spark's own forgets them when the job ends. Raises
+    NotReadyError when Java is missing.
     """
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         require_java()
@@ -57,8 +62,23 @@ def open_session(app_name: str) -> SparkSession:
     if "SPARK_ENV_LOADED" not in os.environ:
         # Not under spark-submit: on one machine the web page and its port are of no use.
         builder = builder.config("spark.ui.enabled", "false")
+    if with_metastore and _has_metastore():
+        builder = builder.enableHiveSupport()
     spark = builder.getOrCreate()
     return apply_settings(spark)
+
+
+def _has_metastore() -> bool:
+    """Whether to use Hive's metastore: nothing else was asked for, and Spark came with it."""
+    SparkContext._ensure_initialized()
+    jvm: Any = SparkContext._jvm
+    if SparkConf().contains("spark.sql.catalogImplementation"):
+        return False
+    try:
+        jvm.java.lang.Class.forName("org.apache.hadoop.hive.conf.HiveConf")
+    except Py4JJavaError:
+        return False
+    return True
 
 
 def apply_settings(spark: SparkSession) -> SparkSession:

@@ -153,7 +153,7 @@ class KeptSession:
 @pytest.fixture
 def main(spark, monkeypatch, capsys):
     """A function: arguments of the sequences job -> what its process prints."""
-    monkeypatch.setattr(entry, "open_session", lambda name: KeptSession(spark))
+    monkeypatch.setattr(entry, "open_session", lambda name, with_metastore: KeptSession(spark))
 
     def call(*argv):
         monkeypatch.setattr(sys, "argv", ["build_sequences.py", *argv])

@@ -1,6 +1,8 @@
 """Tables of Spark's catalog as inputs, and the outputs registered in it."""
 
 import json
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -119,3 +121,20 @@ def test_registering_again_shows_the_partitions_that_are_there_now(spark, tmp_pa
     with pytest.raises(UsageError, match=r"histories.* is a table at .*give another database"):
         register(spark, Warehouse(str(tmp_path / "w")), database, ("histories",))
     assert spark.table("shop.histories").count() == 1
+    # A job says so before it builds and publishes anything.
+    before = contents(tmp_path / "w")
+    log = ("--interactions", tmp_path / "log.csv", "--register", database)
+    with pytest.raises(UsageError, match=r"histories.* is a table at .*give another database"):
+        run_sequences(spark, tmp_path / "w", *log)
+    with pytest.raises(UsageError, match=r"catalog.* is a table at .*give another database"):
+        run_catalog(spark, tmp_path / "w2", "--items", items, *first, "2024-01-03")
+    assert contents(tmp_path / "w") == before
+    assert not (tmp_path / "w2").exists()
+
+
+def test_the_bytes_of_a_table_are_those_of_its_files_where_spark_does_not_know(spark, database):
+    rows = spark.createDataFrame(typed(make_log(events=50)), TYPES)
+    rows.write.partitionBy("parent_asin").saveAsTable("shop.parted")
+    (table,) = find_interactions(spark, InteractionInput(table="shop.parted"))
+    files = [Path(urlsplit(file).path) for file in spark.table("shop.parted").inputFiles()]
+    assert table.num_bytes == sum(file.stat().st_size for file in files) > 0

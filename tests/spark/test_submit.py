@@ -80,7 +80,8 @@ def submit(bare, job, *options, zipped=True):
 def test_both_jobs_run_with_nothing_but_pyspark_and_pyarrow(bare, shop, tmp_path):
     log, items = shop
     where = ("--interactions", log, "--warehouse", tmp_path / "w")
-    built = submit(bare, "build_catalog", "--items", items, *where, "--mapping", "amazon2023")
+    options = ("--items", items, "--mapping", "amazon2023", "--register", "shop")
+    built = submit(bare, "build_catalog", *where, *options)
     assert built.returncode == 0, built.stdout
     built = submit(bare, "build_sequences", *where, "--min-user-events", 2)
     assert built.returncode == 0, built.stdout
@@ -93,6 +94,12 @@ def test_both_jobs_run_with_nothing_but_pyspark_and_pyarrow(bare, shop, tmp_path
         "sequences",
         "histories",
     }
+    # What was registered is known to other processes by its name.
+    table = ("--items-table", "shop.catalog", "--items-item-column", "item_id")
+    other = ("--warehouse", tmp_path / "other", "--version", "2024-01-01", "--dry-run")
+    done = run_job(bare, "build_catalog", *table, *other)
+    assert done.returncode == 0, done.stderr
+    assert "shop.catalog, table, " in done.stdout
 
 
 @pytest.mark.parametrize("job", ["build_catalog", "build_sequences"])

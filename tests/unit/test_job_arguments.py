@@ -58,6 +58,7 @@ def test_the_warehouse_may_come_from_the_environment(monkeypatch):
     ("options", "message"),
     [
         ("--date 2024-02-30", "--date '2024-02-30'"),
+        ("--register a.b", "--register 'a.b': a database's name"),
         ("--window 0", "--window 0"),
         ("--min-user-events -1", "--min-user-events -1"),
         ("--split-ratio 0.8,0.2", "--split-ratio '0.8,0.2'"),
