@@ -3,7 +3,6 @@
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 from pyspark.sql import DataFrame, SparkSession
@@ -12,16 +11,18 @@ from pyspark.sql import functions as F
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.catalog import build_catalog, merge_items, read_items, with_text
-from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
+from r2ec.etl.files import InputFile, find_inputs, require_columns, require_columns_somewhere
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
-from r2ec.etl.interactions import find_interactions, read_interactions
+from r2ec.etl.interactions import find_interactions
 from r2ec.etl.lock import JobLock
+from r2ec.etl.log_items import check_log, last_day, read_log_items
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
 from r2ec.etl.register import check_names, register
 from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock, run_id
 from r2ec.etl.tables import conform, keep, read_table
+from r2ec.etl.times import check_time_format
 from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 
@@ -89,8 +90,10 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
         staging = open_staging(warehouse, JOB)
         stack.callback(staging.discard)
         with clock.stage("read"):
-            seen = keep(stack, _first_seen(spark, log_files, job.interactions))
-            version = job.version or _last_day(seen)
+            log = keep(stack, read_log_items(spark, log_files, job.interactions))
+            log_counts = check_log(log, job.interactions)
+            seen = log.where(F.col("reason").isNull()).drop("reason", "num_rows")
+            version = job.version or last_day(log_counts)
             previous_version, previous = previous_catalog(spark, warehouse, version)
             items = keep(stack, read_items(spark, files, job.items))
             counts = _count(items)
@@ -132,6 +135,7 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
             "new items": num_items - num_old,
             "items with conflicting metadata": num_conflicting,
             f"items of the log without metadata ({kept_or_not})": num_unknown,
+            **(log_counts.figures() if job.interactions else {}),
             "bytes in": sum(file.num_bytes for file in [*files, *log_files]),
             "bytes written": num_written,
         },
@@ -184,30 +188,10 @@ def _merge(
 def find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
     """The files of the metadata; errors for missing files and columns."""
     files = find_inputs(spark, items, "--items")
-    require_columns(files, resolve(files, items.columns()), items.required(), OPTIONS)
+    require_columns(files, items.columns(), items.required(), OPTIONS)
+    require_columns_somewhere(spark, files, "--items")
+    check_time_format(spark, items.time_format)
     return files
-
-
-def _first_seen(
-    spark: SparkSession, files: list[InputFile], log: InteractionInput | None
-) -> DataFrame:
-    """The `time` of the first event and the `last_time` of each `item_id` of the log."""
-    if log is None:
-        return spark.createDataFrame([], "item_id string, time bigint, last_time bigint")
-    events = read_interactions(spark, files, log).where(F.col("reason").isNull())
-    return events.groupBy("item_id").agg(
-        F.min("time").alias("time"), F.max("time").alias("last_time")
-    )
-
-
-def _last_day(seen: DataFrame) -> str:
-    row = seen.agg(F.max("last_time")).first()
-    if row is None or row[0] is None:
-        raise NotReadyError(
-            "no event of the log could be read, so the catalog has no day for its version: "
-            "check --interactions, --time-column and --time-unit, or give --version"
-        )
-    return datetime.fromtimestamp(row[0] / 1e6, UTC).date().isoformat()
 
 
 def previous_catalog(

@@ -18,6 +18,8 @@ _NANOS = re.compile(r"int64 (.+) \(TIMESTAMP\(NANOS")
 def csv_header(spark: SparkSession, uri: str, delimiter: str) -> tuple[str, ...]:
     """The columns that the first line of a CSV file names."""
     line = next(_lines(spark, uri, 1), "")
+    if not line.strip() and first_text(spark, uri):
+        raise UsageError(f"{uri}: the first line is blank; it must name the columns")
     if "\0" in line:
         raise UsageError(f"{uri}: the header has NUL bytes (UTF-16?); convert the file to UTF-8")
     names = next(csv.reader([line], delimiter=delimiter), [])
@@ -27,6 +29,11 @@ def csv_header(spark: SparkSession, uri: str, delimiter: str) -> tuple[str, ...]
         names_text = ", ".join(sorted(repeated))
         raise UsageError(f"{uri}: column {names_text} stands twice in the header")
     return columns
+
+
+def first_text(spark: SparkSession, uri: str) -> str:
+    """The first line that is not blank, of the first ones."""
+    return next((line for line in _lines(spark, uri, _SAMPLE_LINES) if line.strip()), "")
 
 
 def json_keys(spark: SparkSession, uri: str) -> tuple[str, ...]:

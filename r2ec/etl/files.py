@@ -14,9 +14,17 @@ from pyspark.sql import SparkSession
 
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.etl.broken_files import reading_error
-from r2ec.etl.file_heads import csv_header, java_message, json_keys, parquet_schema, python_keys
+from r2ec.etl.file_heads import (
+    csv_header,
+    first_text,
+    java_message,
+    json_keys,
+    parquet_schema,
+    python_keys,
+)
 from r2ec.etl.input_table import table_facts
 from r2ec.etl.inputs import ColumnName, InteractionInput, ItemInput
+from r2ec.etl.reasons import example
 
 EXTENSIONS = {
     "csv": "csv",
@@ -126,18 +134,35 @@ def resolve(files: list[InputFile], columns: dict[str, ColumnName]) -> dict[str,
 
 def require_columns(
     files: list[InputFile],
-    columns: dict[str, str],
+    columns: dict[str, ColumnName],
     required: frozenset[str],
     options: dict[str, str],
 ) -> None:
     """Raise UsageError when a file lacks a column that must be there, listing those it has."""
+    wanted = resolve(files, columns)
     for file in files:
         for name in sorted(required) if file.columns and not file.error else ():
-            if columns[name] not in file.columns:
+            if wanted[name] not in file.columns:
+                names = columns[name]
+                others = "" if isinstance(names, str) else f", nor {', '.join(names[1:])}"
                 raise UsageError(
-                    f"{file.uri} has no column {columns[name]!r} "
+                    f"{file.uri} has no column {wanted[name]!r}{others} "
                     f"(it has: {', '.join(file.columns)}); name the right one by {options[name]}"
                 )
+
+
+def require_columns_somewhere(spark: SparkSession, files: list[InputFile], option: str) -> None:
+    """Raise UsageError when the files have lines, and in none of them a column can be told."""
+    if any(file.columns or file.error for file in files):
+        return
+    for file in files:
+        line = first_text(spark, file.uri) if file.num_bytes else ""
+        if line:
+            raise UsageError(
+                f"{file.uri}: none of its first lines is a JSON object (it begins with "
+                f"{example(line)!r}); give one object a line (`jq -c '.[]'` makes them of an "
+                f"array), or {option}-format pydict for Python dictionaries"
+            )
 
 
 def _kind(uri: str, format: str, option: str) -> tuple[str, str]:

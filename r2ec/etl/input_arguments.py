@@ -128,6 +128,7 @@ def has_log(args: argparse.Namespace) -> bool:
 
 def log_input(args: argparse.Namespace, mapping: dict[str, Any]) -> InteractionInput:
     """The log of a command line; UsageError for settings that do not fit together."""
+    _check_table(args, "interactions_table", LOG_OPTIONS)
     settings, named = _settings(args, InteractionInput, LOG_OPTIONS, mapping)
     log = InteractionInput(
         paths=tuple(args.interactions or ()),
@@ -151,6 +152,7 @@ def item_input(
     args: argparse.Namespace, mapping: dict[str, Any], log: InteractionInput | None
 ) -> ItemInput:
     """The metadata of a command line; the id's column is the log's if nothing else is said."""
+    _check_table(args, "items_table", ITEM_OPTIONS)
     settings, named = _settings(args, ItemInput, ITEM_OPTIONS, mapping)
     if "item_column" not in settings and log is not None:
         settings["item_column"] = log.item_column
@@ -198,6 +200,15 @@ def _settings(
         if value != defaults[field] and not isinstance(value, tuple)
     }
     return settings, frozenset(asked_for | differing)
+
+
+def _check_table(args: argparse.Namespace, table: str, options: dict[str, str]) -> None:
+    """Raise UsageError for an option of files beside a table: it would have no effect."""
+    of_files = ("format", "delimiter", "column_names", "multi_line")
+    for option, field in options.items():
+        if getattr(args, table) and field in of_files and getattr(args, option) is not None:
+            given, name = (f"--{text.replace('_', '-')}" for text in (option, table))
+            raise UsageError(f"{given} is for files, and {name} has its types; leave one out")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,10 +5,17 @@ from pyspark.sql import functions as F
 
 from r2ec.errors import NotReadyError
 from r2ec.etl.events import typed_events
-from r2ec.etl.files import InputFile, find_inputs, require_columns, resolve
+from r2ec.etl.files import (
+    InputFile,
+    find_inputs,
+    require_columns,
+    require_columns_somewhere,
+    resolve,
+)
 from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.packing import OUTSIDE_WINDOW, UNKNOWN_ITEM
 from r2ec.etl.rows import read_rows
+from r2ec.etl.times import check_time_format
 
 OPTIONS = {
     "user": "--user-column",
@@ -25,7 +32,9 @@ OPTIONS = {
 def find_interactions(spark: SparkSession, log: InteractionInput) -> list[InputFile]:
     """The files of the log; errors for missing files and columns, and for a log without a row."""
     files = find_inputs(spark, log, "--interactions")
-    require_columns(files, resolve(files, log.columns()), log.required(), OPTIONS)
+    require_columns(files, log.columns(), log.required(), OPTIONS)
+    require_columns_somewhere(spark, files, "--interactions")
+    check_time_format(spark, log.time_format)
     if not any(file.columns for file in files):
         names = ", ".join(file.uri for file in files)
         raise NotReadyError(f"the log is empty: {names}; give files with events by --interactions")

@@ -18,7 +18,7 @@ LARGEST_PRICE = 1e9
 _RAW_CHARS_PER_CHAR = 16  # markup is rarely more than this many times its text
 _PRICE_CHARS = 40  # a longer text is no price but a piece of a page
 _LIST_CHARS = 1 << 20
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
+_NUMBER = re.compile(r"\d[\d.,]*\d|\d|\.\d+")
 _INLINE_NAMES = """
     a abbr b big cite code del em font i ins kbd label mark q s samp small span strike strong sub
     sup tt u var wbr
@@ -114,13 +114,29 @@ def texts(raw: str | None, separator: str | None = None) -> list[str]:
 
 
 def parse_price(raw: str | None) -> float | None:
-    """The first number of `12.99`, `$1,299.00` or `from 5.99`; None for anything else."""
+    """The first number of `12.99`, `$1,299.00`, `from 5.99` or `1.299,00 €`; None for other texts.
+
+    Of two kinds of marks the last one begins the cents; a comma alone does unless three digits
+    follow it, a point alone always, unless there are several.
+    """
     text = (raw or "").strip()
     found = _NUMBER.search(text)
     if found is None or "-" in text[: found.start()] or len(text) > _PRICE_CHARS:
         return None
-    value = float(found.group().replace(",", ""))
+    value = float(_with_point(found.group()))
     return value if value <= LARGEST_PRICE else None
+
+
+def _with_point(number: str) -> str:
+    """A number with marks for thousands or cents as Python reads it."""
+    if number.isdecimal():
+        return number
+    mark = max(".,", key=number.rfind)
+    other = "," if mark == "." else "."
+    whole, _, cents = number.rpartition(mark)
+    is_thousands = mark in whole or (mark == "," and len(cents) == 3 and other not in whole)
+    whole = whole.replace(other, "").replace(mark, "")
+    return f"{whole}{'' if is_thousands else '.'}{cents}"
 
 
 def _cleaned(values: list[str], max_chars: int) -> list[str]:

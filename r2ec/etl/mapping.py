@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r2ec.errors import NotReadyError, UsageError
-from r2ec.etl.inputs import TIME_UNITS, InteractionInput, ItemInput
+from r2ec.etl.inputs import FORMATS, TIME_UNITS, InteractionInput, ItemInput
 
 SECTIONS: dict[str, type[InteractionInput] | type[ItemInput]] = {
     "interactions": InteractionInput,
@@ -33,8 +33,8 @@ def load_mapping(name: str | None) -> dict[str, dict[str, Any]]:
         mapping = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"mapping {name}: no valid TOML: {error}") from error
-    for section in mapping:
-        if section not in SECTIONS:
+    for section, settings in mapping.items():
+        if section not in SECTIONS or not isinstance(settings, dict):
             raise UsageError(
                 f"mapping {name}: unknown section [{section}]; known: {_names(SECTIONS)}"
             )
@@ -73,6 +73,8 @@ def _value(setting: str, value: object, wrong: str) -> object:
         raise UsageError(f"{wrong}a text")
     if setting == "time_unit" and value not in TIME_UNITS:
         raise UsageError(f"{wrong}a unit of time; give one of {_names(TIME_UNITS)}")
+    if setting == "format" and value not in FORMATS:
+        raise UsageError(f"{wrong}a format; give one of {_names(FORMATS)}")
     return value
 
 
@@ -83,7 +85,10 @@ def _is_text(value: object) -> bool:
 def _read(name: str) -> str:
     path = Path(name)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"mapping {name}: not UTF-8: {error.reason}; convert it") from error
     for folder in _ready_folders():
         ready = folder / f"{name}.toml"
         if ready.is_file():

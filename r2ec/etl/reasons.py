@@ -9,7 +9,8 @@ REMEDIES = {
     "bad_rating": "the rating is no number; check --rating-column",
     "bad_time": "the time cannot be read; check --time-column, --time-unit and --time-format",
     "broken_file": "the file cannot be read; fetch it again",
-    "broken_row": "not of the file's format; check the format and --delimiter",
+    "broken_row": "not of the file's format; check the format, --delimiter, and if "
+    "quoted values hold line breaks --multi-line",
     "cancelled": "a cancelled purchase",
     "missing_item": "no item; check --item-column",
     "missing_time": "no time; check --time-column",

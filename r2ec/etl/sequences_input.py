@@ -14,7 +14,7 @@ from r2ec.etl.inputs import InteractionInput
 from r2ec.etl.interactions import order_columns, read_interactions, with_item_index, within
 from r2ec.etl.ordered_log import LogCounts, pack_log, rejected_rows
 from r2ec.etl.packing import DROPPED_ITEM, IN_BASE, UNKNOWN_ITEM
-from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, UNDATED, Quarantine
+from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, UNDATED, Quarantine, reasons_text
 from r2ec.etl.staging import Staging
 from r2ec.etl.summary import run_id
 from r2ec.etl.tables import read_table
@@ -115,7 +115,10 @@ def stage_quarantine(
         examples = quarantine.stage(staging, rejected_rows(packed), files)
     quarantine.check(staging, counts.rejected, counts.num_rows, examples)
     if not counts.num_events:
-        raise NotReadyError("no event of the log lies between --since and --until")
+        raise NotReadyError(
+            "no event of the log is left: all lie outside --since and --until or were left out "
+            f"({reasons_text(counts.left_out)})"
+        )
     return [quarantine.place, quarantine.undated_place], examples
 
 

@@ -139,8 +139,10 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
 def _dates(job: SequencesJob, counts: LogCounts) -> tuple[date, ...]:
     """The days to write; NotReadyError for a log without rows or a day before its first event."""
     if counts.num_rows == 0:
+        log = job.interactions
+        wanted = f" with {', '.join(log.keep_values)} in {log.keep_column}" * bool(log.keep_values)
         raise NotReadyError(
-            f"the log is empty: no row in {job.interactions.where()}; "
+            f"the log is empty: no row{wanted} in {log.where()}; "
             "give files with events by --interactions"
         )
     if counts.first_time is None or counts.last_time is None:

@@ -1,6 +1,7 @@
 """Times of the inputs as microseconds since 1970, whatever their type and unit."""
 
-from pyspark.sql import Column
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     DataType,
@@ -11,6 +12,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from r2ec.errors import UsageError
 from r2ec.etl.inputs import TimeUnit
 
 MICROS: dict[str, int] = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -41,6 +43,19 @@ def micros(column: Column, kind: DataType, unit: TimeUnit, time_format: str | No
     exact = F.try_multiply(text.try_cast("bigint"), F.lit(MICROS[unit]).cast("bigint"))
     decimal = F.round(text.try_cast("double") * F.lit(MICROS[unit])).try_cast("bigint")
     return F.coalesce(exact, decimal)
+
+
+def check_time_format(spark: SparkSession, time_format: str | None) -> None:
+    """Raise UsageError for a pattern that Spark does not know."""
+    if time_format is None:
+        return
+    try:
+        spark.sql("SELECT try_to_timestamp('', :pattern)", {"pattern": time_format}).collect()
+    except PySparkException as error:
+        raise UsageError(
+            f"--time-format {time_format!r} is no pattern that Spark knows; write them as "
+            "yyyy-MM-dd HH:mm:ss or M/d/yyyy H:mm"
+        ) from error
 
 
 def is_blank(column: Column, kind: DataType) -> Column:

@@ -116,6 +116,10 @@ def test_a_table_stands_in_place_of_paths():
         parse_sequences_job([*LOG, "--interactions-table", "db.events"])
     with pytest.raises(SystemExit):
         parse_sequences_job(["--warehouse", "w"])
+    table = ["--interactions-table", "db.events", "--warehouse", "w"]
+    with pytest.raises(UsageError, match="--interactions-format is for files"):
+        parse_sequences_job([*table, "--interactions-format", "csv"])
+    assert parse_sequences_job([*table, "--mapping", "movielens"]).interactions.table
 
 
 @pytest.mark.parametrize(
@@ -131,12 +135,21 @@ def test_a_table_stands_in_place_of_paths():
         ("[items]\nmulti_line = 'yes'", "multi_line = 'yes' is not true or false"),
         ("[interactions]\nuser_column = ['a', 3]", "not a text"),
         ("[items]\nkeep_column = 'x'", "unknown setting 'keep_column'"),
+        ("interactions = 3", r"unknown section \[interactions\]"),
+        ('[interactions]\nformat = "xml"', "'xml' is not a format; give one of auto, csv"),
     ],
 )
 def test_a_wrong_mapping_says_what_is_wrong_and_where(tmp_path, text, message):
     path = tmp_path / "mapping.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
+        load_mapping(str(path))
+
+
+def test_a_mapping_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "latin.toml"
+    path.write_bytes('[interactions]\nuser_column = "K\u00e4ufer"\n'.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin\.toml: not UTF-8"):
         load_mapping(str(path))
 
 
