@@ -50,16 +50,16 @@ def test_an_empty_file_is_no_wrong_one(spark, tmp_path):
     [
         ("--keep-column rating --keep-values 77", 3, "no row with 77 in rating"),
         (
-            "--max-user-events-per-day 1 --since 2017-07-30 --max-quarantine-share 1",
+            "--max-user-events-per-day 1 --since 2020-01-01 --max-quarantine-share 1",
             3,
             r"no event .* is left: .*robot \d+",
         ),
     ],
 )
 def test_why_nothing_is_left_is_told(spark, tmp_path, options, exit_code, message):
-    rows = [row for row in make_log(events=60) if row[0] == "U001"]
-    log, items = make_shop(tmp_path, rows)
-    run_catalog(spark, tmp_path / "w", "--items", items, "--version", "2017-09-01")
+    busy = [("U1", "B1", "5.0", str(1_600_000_000_000 + second)) for second in range(3)]
+    log, items = make_shop(tmp_path, [("U1", "B1", "5.0", "1500000000000"), *busy])
+    run_catalog(spark, tmp_path / "w", "--items", items, "--version", "2021-01-01")
     with pytest.raises(R2ecError, match=message) as told:
         run_sequences(spark, tmp_path / "w", "--interactions", log, *options.split())
     assert told.value.exit_code == exit_code
