@@ -86,8 +86,8 @@ def run(spark: SparkSession, job: CatalogJob) -> JobSummary:
         log_files = find_interactions(spark, job.interactions) if job.interactions else []
     fit_partitions(spark, sum(file.num_plain_bytes for file in [*files, *log_files]))
     with ExitStack() as stack:
-        stack.enter_context(JobLock(warehouse, JOB))
-        staging = open_staging(warehouse, JOB)
+        lock = stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB, lock)
         stack.callback(staging.discard)
         with clock.stage("read"):
             log = keep(stack, read_log_items(spark, log_files, job.interactions))

@@ -68,8 +68,8 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
             return "no file of the log is new"
     fit_partitions(spark, sum(file.num_plain_bytes for file in plan.files))
     with ExitStack() as stack:
-        stack.enter_context(JobLock(warehouse, JOB))
-        staging = open_staging(warehouse, JOB)
+        lock = stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB, lock)
         stack.callback(staging.discard)
         packed = keep(stack, read_log(spark, job, plan.files, catalog, _in_base(plan)))
         with clock.stage("read"):

@@ -3,7 +3,8 @@
 Locally the lock is a file that only one process can create. An object store has no such thing:
 there each run lays down a claim, looks at the others', holds its claim if none is stronger, and
 looks again. A lock is renewed while its holder lives; one that was not for ten minutes, or whose
-process is gone (seen by runs beside it), is taken over.
+process is gone (seen by runs beside it), is taken over. A holder that slept for so long looks
+(`check`) before it publishes, and never renews a lock that is not its own.
 """
 
 import json
@@ -19,7 +20,7 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from r2ec.errors import NotReadyError
+from r2ec.errors import NotReadyError, R2ecError
 from r2ec.storage import Warehouse
 
 LOCKS = ("_staging", "etl-locks")
@@ -57,6 +58,22 @@ class JobLock:
         self._renewer.join()
         if self._warehouse.is_s3 or self._holder(self._name).get("token") == self._token:
             self._warehouse.remove_file(*LOCKS, self._name)
+
+    def check(self) -> None:
+        """Raise R2ecError when the lock was taken over by another run."""
+        if self._is_ours():
+            return
+        raise R2ecError(
+            f"{self._job}: this run was silent for more than {DEAD_SECONDS / 60:.0f} minutes, and "
+            "another one has taken its lock; this one stops, and publishes nothing more. Run it "
+            "again if what the other one built is not what you want"
+        )
+
+    def _is_ours(self) -> bool:
+        if self._holder(self._name).get("token") != self._token:
+            return False
+        others = [name for name in self._claims() if name != self._name]
+        return not any(self._holder(name).get("is_held") for name in others)
 
     @property
     def _name(self) -> str:
@@ -186,6 +203,8 @@ class JobLock:
         while not self._released.wait(RENEW_SECONDS):
             # A store that cannot be reached now may be in half a minute.
             with suppress(OSError):
+                if not self._is_ours():
+                    continue
                 if self._warehouse.is_s3:
                     self._warehouse.replace_file(self._card(), *LOCKS, self._name)
                 else:

@@ -67,8 +67,8 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
         files = find_interactions(spark, job.interactions)
     fit_partitions(spark, sum(file.num_plain_bytes for file in files))
     with ExitStack() as stack:
-        stack.enter_context(JobLock(warehouse, JOB))
-        staging = open_staging(warehouse, JOB)
+        lock = stack.enter_context(JobLock(warehouse, JOB))
+        staging = open_staging(warehouse, JOB, lock)
         stack.callback(staging.discard)
         packed = keep(stack, read_log(spark, job, files, catalog))
         with clock.stage("read"):

@@ -28,10 +28,11 @@ _ABANDONED_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The folder of one run of one job."""
+    """The folder of one run of one job; with the job's lock it publishes only while it has it."""
 
     warehouse: Warehouse
     run: str
+    lock: JobLock | None = None
 
     def uri(self, *parts: str) -> str:
         """Address of a staged table or partition, for Spark."""
@@ -60,15 +61,20 @@ class Staging:
         return sum(info.size for info in infos)
 
     def publish(self, partitions: list[tuple[str, ...]]) -> None:
-        """Put the staged partitions in place; one of which nothing was staged disappears."""
+        """Put the staged partitions in place; one of which nothing was staged disappears.
+
+        Raises R2ecError when another run has taken the job's lock over: what it published stays.
+        """
         _drop_leftovers(self.warehouse, *STAGING, self.run)
         for parts in partitions:
             if self._staged_files(parts):
                 write_row_counts(self.warehouse, *STAGING, self.run, *parts)
         listed = [{"parts": parts, "files": self._staged_files(parts)} for parts in partitions]
         data = json.dumps({"partitions": listed}, indent=1).encode()
+        if self.lock:
+            self.lock.check()
         self.warehouse.replace_file(data, *STAGING, self.run, _READY)
-        _finish(self.warehouse, self.run)
+        _finish(self.warehouse, self.run, self.lock)
 
     def _staged_files(self, parts: tuple[str, ...]) -> list[str]:
         paths = self.warehouse.list_files(*STAGING, self.run, *parts)
@@ -77,11 +83,11 @@ class Staging:
     def discard(self) -> None:
         """Remove what was staged; what had begun to be put in place is finished first."""
         if self.warehouse.exists(*STAGING, self.run, _READY):
-            _finish(self.warehouse, self.run)
+            _finish(self.warehouse, self.run, self.lock)
         self.warehouse.remove_dir(*STAGING, self.run)
 
 
-def open_staging(warehouse: Warehouse, job: str) -> Staging:
+def open_staging(warehouse: Warehouse, job: str, lock: JobLock | None = None) -> Staging:
     """A new staging folder, after finishing what killed runs had begun to put in place.
 
     The job's lock must be held: a run of this job that is found is then a dead one. Raises
@@ -99,13 +105,18 @@ def open_staging(warehouse: Warehouse, job: str) -> Staging:
                 _finish(warehouse, run)
         elif _age_seconds(warehouse, *STAGING, run) > _ABANDONED_SECONDS:
             warehouse.remove_dir(*STAGING, run)
-    return Staging(warehouse, f"{job}-{uuid.uuid4().hex[:12]}")
+    return Staging(warehouse, f"{job}-{uuid.uuid4().hex[:12]}", lock)
 
 
-def _finish(warehouse: Warehouse, run: str) -> None:
-    """Replace every partition listed; each step may be done already."""
+def _finish(warehouse: Warehouse, run: str, lock: JobLock | None = None) -> None:
+    """Replace every partition listed; each step may be done already.
+
+    A run that lost its lock on the way leaves the rest to the one that has it now.
+    """
     listed = json.loads(warehouse.read_file(*STAGING, run, _READY))
     for partition in listed["partitions"]:
+        if lock:
+            lock.check()
         replace = _replace_objects if warehouse.is_s3 else _replace_folder
         replace(warehouse, run, tuple(partition["parts"]), partition["files"])
     warehouse.remove_dir(*STAGING, run)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from r2ec.errors import NotReadyError
+from r2ec.errors import NotReadyError, R2ecError
 from r2ec.etl import lock
 from r2ec.etl.lock import LOCKS, JobLock
 from r2ec.storage import Warehouse
@@ -169,3 +169,40 @@ def test_a_lock_that_cannot_be_renewed_once_is_renewed_later(tmp_path, monkeypat
             time.sleep(0.02)
         assert path.stat().st_mtime > 1
         assert not fails
+
+
+def check_taken_over(root, monkeypatch):
+    """A run that slept too long publishes nothing, and leaves the lock to the one that has it."""
+    warehouse = Warehouse(root)
+    with JobLock(warehouse, "job") as sleeper:
+        sleeper.check()
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, "DEAD_SECONDS", -1.0)
+            other = JobLock(warehouse, "job").__enter__()
+        with pytest.raises(R2ecError, match=r"another one has taken its lock"):
+            sleeper.check()
+        other.check()
+    other.check()
+    other.__exit__(None, None, None)
+    assert locks(warehouse) == []
+
+
+def test_a_run_whose_lock_was_taken_over_is_told(tmp_path, monkeypatch):
+    check_taken_over(str(tmp_path), monkeypatch)
+
+
+def test_a_run_whose_lock_was_taken_over_is_told_on_s3(s3_root, monkeypatch):
+    check_taken_over(s3_root, monkeypatch)
+
+
+def test_a_lock_that_was_taken_over_is_not_renewed_by_the_run_that_had_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.02)
+    path = tmp_path.joinpath(*LOCKS, "job.json")
+    with JobLock(Warehouse(str(tmp_path)), "job"):
+        taken = tmp_path / "taken"
+        taken.write_text(json.dumps({"token": "another run's"}))
+        taken.replace(path)
+        os.utime(path, (0, 0))
+        time.sleep(0.3)
+        assert path.stat().st_mtime == 0
+    assert path.exists()

@@ -1,10 +1,12 @@
 import os
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from r2ec.errors import R2ecError
+from r2ec.etl.lock import JobLock
 from r2ec.etl.staging import STAGING, open_staging
 from r2ec.storage import Warehouse
 
@@ -105,6 +107,35 @@ def test_giving_up_after_publishing_has_begun_finishes_it(tmp_path, monkeypatch)
             staging.publish(SPLITS)
     staging.discard()
     assert contents(tmp_path) == WANTED
+
+
+@pytest.mark.parametrize("num_done", [0, 1])
+def test_a_run_that_lost_its_lock_publishes_nothing_more(tmp_path, num_done):
+    before = first_state(tmp_path)
+
+    class Lost(JobLock):
+        """A lock that is taken over after so many partitions."""
+
+        left = 1 + num_done if num_done else 0
+
+        def check(self):
+            if not self.left:
+                raise R2ecError("lost")
+            self.left -= 1
+
+    staging = stage(tmp_path, "new")
+    lost = replace(staging, lock=Lost(staging.warehouse, "job"))
+    with pytest.raises(R2ecError, match="lost"):
+        lost.publish(SPLITS)
+    train, valid = (f"sequences/split={split}/new.parquet" for split in ("train", "valid"))
+    assert (train in contents(tmp_path)) == bool(num_done)
+    assert valid not in contents(tmp_path)
+    if not num_done:
+        lost.discard()
+        assert contents(tmp_path) == before
+    # What had begun is finished by the run that has the lock.
+    open_staging(Warehouse(str(tmp_path)), "job")
+    assert contents(tmp_path) == (WANTED if num_done else before)
 
 
 def test_staging_forgotten_for_a_day_is_removed(tmp_path):
