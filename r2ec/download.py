@@ -5,7 +5,6 @@ with only while the server has that file unchanged (If-Range: RFC 9110, section 
 """
 
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -22,42 +21,15 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
+from r2ec.checksums import Checksum
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.logs import get_logger, progress
+from r2ec.whole_files import GZIP_MAGIC, fault_at_end, first_bytes, is_packed
 
 READ_BYTES = 1 << 18
 LONGEST_WAIT_SECONDS = 60.0
-ALGORITHM_OF_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _logger = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Checksum:
-    """A digest that a file must have, in lower case, and how it is computed."""
-
-    algorithm: str
-    digest: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Checksum":
-        """`HEX` or `sha256:HEX`; UsageError for anything else. The length tells the algorithm."""
-        name, _, digest = text.strip().lower().rpartition(":")
-        known = ALGORITHM_OF_LENGTH.get(len(digest))
-        if known is None or name not in ("", known) or not re.fullmatch(r"[0-9a-f]+", digest):
-            raise UsageError(
-                f"{text!r} is no checksum: give the hex digits of an MD5, SHA-1, SHA-256 or "
-                "SHA-512, as sha256sum prints them"
-            )
-        return cls(known, digest)
-
-    def of(self, path: Path) -> "Checksum":
-        """What the file's bytes give by the same algorithm."""
-        with path.open("rb") as file:
-            return Checksum(self.algorithm, hashlib.file_digest(file, self.algorithm).hexdigest())
-
-    def __str__(self) -> str:
-        return f"{self.algorithm}:{self.digest}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +118,8 @@ def fetch(
                 f"{url}: what came has {found}, and {checksum} was asked for; the file has changed "
                 "or was altered on its way: check the checksum and the address"
             )
-        _check_magic(url, file, part)
+        _check_kind(url, file, part)
+        _check_end(url, part, checksum)
         os.fsync(file.fileno())
         os.replace(part, target)
         _record(part).unlink(missing_ok=True)
@@ -249,10 +222,10 @@ def _described(url: str, response: http.client.HTTPResponse) -> tuple[_Remote, i
 
 def _is_same(remote: _Remote, known: _Remote | None) -> bool:
     """Some servers heed Range and not If-Range: what they send must be of the version we have."""
-    return known is not None and (remote.validator, remote.num_bytes) == (
-        known.validator,
-        known.num_bytes,
-    )
+    if known is None or remote.validator != known.validator:
+        return False
+    was_unknown = known.num_bytes is None and known.validator is not None
+    return was_unknown or remote.num_bytes == known.num_bytes
 
 
 @contextmanager
@@ -337,16 +310,28 @@ def _check_room(part: Path, remote: _Remote, start: int) -> None:
         )
 
 
-def _check_magic(url: str, file: BinaryIO, part: Path) -> None:
+def _check_kind(url: str, file: BinaryIO, part: Path) -> None:
     """A proxy's page of apology comes as a file, too: it must not pass for a compressed one."""
-    file.seek(0)
-    head = file.read(2)
-    if part.name.endswith(".gz.part") and head != b"\x1f\x8b":
+    head = first_bytes(part)
+    if is_packed(part.stem) and head != GZIP_MAGIC:
         _start_anew(file)
         part.unlink()
         raise R2ecError(
             f"{url}: what came is no gzip file (it begins with {head!r}); look at the address in a "
             "browser, and check the base address and the file's path below it"
+        )
+
+
+def _check_end(url: str, part: Path, checksum: Checksum | None) -> None:
+    """Where neither a length nor a checksum tells whether all has come, the file itself may."""
+    known = _load_record(part, url)
+    if checksum is not None or (known is not None and known.num_bytes is not None):
+        return
+    fault = fault_at_end(part, part.stem)
+    if fault:
+        raise NotReadyError(
+            f"{url}: not all of it has come ({fault}), and the server does not say how long it is; "
+            f"what has come is kept in {part}: run the same command again, or give a checksum"
         )
 
 

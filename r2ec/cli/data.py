@@ -121,7 +121,8 @@ def download(
     The categories of Amazon-Reviews-2023 are listed at https://amazon-reviews-2023.github.io. What
     broke off is gone on with by the same command; a file is there only when it is whole.
     """
-    from r2ec.download import Checksum, Patience, fetch, join_url, read_sums
+    from r2ec.checksums import Checksum
+    from r2ec.download import Patience, fetch, join_url, read_sums
 
     if not re.fullmatch(r"\w+", category, re.ASCII):
         raise UsageError(f"CATEGORY {category!r}: give a name such as Office_Products")

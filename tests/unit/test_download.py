@@ -14,8 +14,9 @@ from collections import namedtuple
 import pytest
 
 from r2ec import download, logs
+from r2ec.checksums import Checksum
 from r2ec.cli import main as cli_main
-from r2ec.download import Checksum, Patience, fetch, read_sums
+from r2ec.download import Patience, fetch, read_sums
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from tests.factories.file_server import serving
 
@@ -208,6 +209,21 @@ def test_a_body_of_unknown_length_is_taken_with_a_word_of_warning(tmp_path, caps
         fetch(f"{server.url}/a", tmp_path / "a", patience=QUICK)
     assert (tmp_path / "a").read_bytes() == DATA
     assert "is it whole?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.csv.gz", gzip.compress(DATA)), ("a.jsonl", b'{"a": "' + b"x" * 400_000 + b'"}\n{"b": 1}')],
+)
+def test_a_file_of_unknown_length_is_read_to_its_end_marker(tmp_path, name, data):
+    cut = len(data) - 5
+    with serving(files={f"/{name}": data}, says_length=False, break_after=[cut]) as server:
+        with pytest.raises(NotReadyError, match=r"not all of it has come.*run the same command"):
+            fetch(f"{server.url}/{name}", tmp_path / name, patience=QUICK)
+        assert names(tmp_path) == [f"{name}.part", f"{name}.part.json"]
+        fetch(f"{server.url}/{name}", tmp_path / name, patience=QUICK)
+    assert (tmp_path / name).read_bytes() == data
+    assert [range for _, range, _ in server.requests] == [None, f"bytes={cut}-"]
 
 
 def test_a_second_download_of_the_same_file_is_refused(tmp_path):
