@@ -116,7 +116,7 @@ def stage_quarantine(
     quarantine.check(staging, counts.rejected, counts.num_rows, examples)
     if not counts.num_events:
         raise NotReadyError(
-            "no event of the log is left: all lie outside --since and --until or were left out "
+            "no event of the log is left between --since and --until "
             f"({reasons_text(counts.left_out)})"
         )
     return [quarantine.place, quarantine.undated_place], examples
