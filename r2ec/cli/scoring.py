@@ -29,6 +29,20 @@ from r2ec.errors import UsageError
     type=click.FloatRange(min=0),
     help="0 takes the likeliest token.",
 )
+@click.option(
+    "--sampling-top-k",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Sample among the k likeliest tokens; 0: all.",
+)
+@click.option(
+    "--sampling-top-p",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    help="Sample among the likeliest tokens of this mass.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the sampling, with a temperature.")
 @click.option("--category", "categories", multiple=True, metavar="PATH", help="Only items in it.")
 @click.option(
@@ -37,6 +51,10 @@ from r2ec.errors import UsageError
     type=click.Path(exists=True, dir_okay=False),
     help="Text file, an item_id a line.",
 )
+@click.option(
+    "--exclude-stores", multiple=True, metavar="NAME", help="No items of this store; repeatable."
+)
+@click.option("--allow-repeat", is_flag=True, help="Items of the history may be recommended again.")
 @click.option("--users-per-part", default=2000, show_default=True, help="A restart loses one part.")
 @click.option(
     "--batch-rows",
@@ -65,9 +83,13 @@ def score(
     num_shards: int,
     reasoning_budget: int | None,
     temperature: float,
+    sampling_top_k: int,
+    sampling_top_p: float,
     seed: int,
     categories: tuple[str, ...],
     exclude_items: str | None,
+    exclude_stores: tuple[str, ...],
+    allow_repeat: bool,
     users_per_part: int,
     batch_rows: int,
     max_error_share: float,
@@ -79,13 +101,15 @@ def score(
     """Recommend for every user of a date, with the reasoning.
 
     One shard of several is scored by itself; r2ec-cli publish makes the date visible when all are
-    done. Run again after a stop: finished parts are kept.
+    done. Run again after a stop: finished parts are kept. Told to stop (SIGTERM) it ends after the
+    part in hand, with exit code 75.
     """
     from r2ec.infer.evaluate import end_of_day
     from r2ec.infer.publish import publish
     from r2ec.infer.score import ScoreSettings, plan_shard, score_shard
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_card
+    from r2ec.stopping import StopSignal
     from r2ec.storage import Warehouse
 
     place = Warehouse(warehouse)
@@ -100,6 +124,10 @@ def score(
         seed=seed,
         categories=categories,
         exclude_items=_read_ids(exclude_items),
+        exclude_stores=tuple(sorted(set(exclude_stores))),
+        allow_repeat=allow_repeat,
+        sampling_top_k=sampling_top_k,
+        sampling_top_p=sampling_top_p,
     )
     job = plan_shard(
         place,
@@ -119,12 +147,13 @@ def score(
             f" {job.catalog.num_items:,} items of catalog {job.plan.catalog_version}"
         )
         return
-    with progress(f"users of shard {job.shard}") as advance:
+    with progress(f"users of shard {job.shard}") as advance, StopSignal() as stop:
         result = score_shard(
             job,
             max_error_share=max_error_share,
             device=device,
             report=advance,
+            stopping=lambda: stop.received,
         )
     if result.already_published:
         click.echo(f"{where}: is published already, with the same inputs; nothing to do")

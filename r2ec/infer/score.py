@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from r2ec import schemas
-from r2ec.errors import GateError, R2ecError, UsageError
+from r2ec.errors import GateError, R2ecError, StoppedError, UsageError
 from r2ec.infer.embed import default_device, load_embeddings
 from r2ec.infer.lease import Lease
 from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
@@ -41,10 +41,19 @@ class ScoreSettings:
     seed: int
     categories: tuple[str, ...] = ()
     exclude_items: tuple[str, ...] = ()
+    exclude_stores: tuple[str, ...] = ()
+    allow_repeat: bool = False
+    sampling_top_k: int = 0
+    sampling_top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= MAX_TOP_K:
             raise UsageError(f"--top-k {self.top_k}: give 1 to {MAX_TOP_K}")
+        if self.temperature == 0 and (self.sampling_top_k or self.sampling_top_p < 1):
+            raise UsageError(
+                "--sampling-top-k and --sampling-top-p have no effect with --temperature 0, which"
+                " takes the likeliest token"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,10 +131,12 @@ def score_shard(
     max_error_share: float,
     device: str | None,
     report: Callable[[int], None],
+    stopping: Callable[[], bool],
 ) -> ShardResult:
     """Score the users of a shard that are not scored yet and write the shard's manifest.
 
-    `report(users)` is called after each part. Embeddings, filters and device are checked before
+    `report(users)` is called after each part, then `stopping()`: where it is true, and parts are
+    left, the shard ends with `StoppedError`. Embeddings, filters and device are checked before
     anything is staged. Raises `NotReadyError` for missing embeddings, `UsageError` for a filter or
     a device that is not there, `LeaseHeldError` while another live process works on the shard,
     `GateError` if more than `max_error_share` of the users failed.
@@ -151,6 +162,11 @@ def score_shard(
         num_parts = 0
         histories = iter_histories(warehouse, plan.date, job.now)
         for part, users in shard_parts(histories, plan, job.shard):
+            if stopping():
+                raise StoppedError(
+                    f"stopped after part {part} of shard {job.shard}; what is scored is kept: run"
+                    " the same command again to go on"
+                )
             num_parts = part + 1
             if part not in done:
                 scorer = scorer or Scorer(job, needs)
@@ -220,8 +236,8 @@ class Scorer:
         ready = [user for user in users if user.user_id in prompts]
         settings = SamplingSettings(
             temperature=self._settings.temperature,
-            top_k=0,
-            top_p=1.0,
+            top_k=self._settings.sampling_top_k,
+            top_p=self._settings.sampling_top_p,
             max_new_tokens=self._settings.reasoning_budget,
             seed=self._settings.seed,
         )
@@ -269,7 +285,7 @@ class Scorer:
             self._table_IH,
             min(self._settings.top_k, self._catalog.num_items),
             temperature=model.temperature,
-            seen=[user.item_index for user in users],
+            seen=None if self._settings.allow_repeat else [user.item_index for user in users],
             allowed_I=self._allowed_I,
         )
         rows = [
@@ -306,21 +322,20 @@ def allowed_items(catalog: Catalog, settings: ScoreSettings) -> Tensor | None:
     """Which items may be recommended, bool (I,), or None for all.
 
     A category matches its whole path or any prefix of it (`Toys` allows `Toys > Puzzles`).
-    Raises `UsageError` for a category or an item that the catalog does not hold.
+    Raises `UsageError` for a category, an item or a store that the catalog does not hold.
     """
-    if not settings.categories and not settings.exclude_items:
+    if not (settings.categories or settings.exclude_items or settings.exclude_stores):
         return None
-    known = {item.item_id for item in catalog.items}
-    unknown = sorted(set(settings.exclude_items) - known)
-    if unknown:
-        raise UsageError(f"--exclude-items: {unknown[0]!r} is not in catalog {catalog.version}")
+    _require_known("--exclude-items", settings.exclude_items, {i.item_id for i in catalog.items})
+    _require_known("--exclude-stores", settings.exclude_stores, {i.store for i in catalog.items})
     for category in settings.categories:
         if not any(_within(item.category, category) for item in catalog.items):
             raise UsageError(f"--category {category!r} is not in catalog {catalog.version}")
-    excluded = set(settings.exclude_items)
+    items, stores = set(settings.exclude_items), set(settings.exclude_stores)
     return torch.tensor(
         [
-            item.item_id not in excluded
+            item.item_id not in items
+            and item.store not in stores
             and (
                 not settings.categories
                 or any(_within(item.category, category) for category in settings.categories)
@@ -328,6 +343,14 @@ def allowed_items(catalog: Catalog, settings: ScoreSettings) -> Tensor | None:
             for item in catalog.items
         ]
     )
+
+
+def _require_known(option: str, given: Sequence[str], known: set[str]) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise UsageError(
+            f"{option}: {unknown[0]!r} is not in the catalog; write it as it stands there"
+        )
 
 
 def _within(path: str, category: str) -> bool:

@@ -172,6 +172,29 @@ def test_a_killed_scorer_leaves_nothing_to_be_seen_and_goes_on(shop: tuple[Path,
         assert one.equals(other)
 
 
+def test_told_to_stop_scoring_ends_after_the_part_in_hand_and_goes_on_later(
+    shop: tuple[Path, Catalog],
+) -> None:
+    place, _ = shop
+    at = ("--warehouse", place / "warehouse", "--model", place / "model", "--date", DATE)
+    more = ("--users-per-part", 2, "--batch-rows", 1)
+    process = start("score", *at, *more)
+    parts = place / "warehouse" / "_staging" / "score" / f"date={DATE}"
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("*/parts/*.json")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert process.returncode == 75, printed
+    assert "run the same command again" in printed
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("*/parts/*.json")}
+    assert 0 < len(done) < 12
+    assert not (place / "warehouse" / "runs").exists()
+    assert score(place, *more) == 0
+    assert published(place)[1].num_rows == 24
+
+
 def test_a_user_with_a_broken_history_does_not_end_the_shard(
     shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +302,43 @@ def test_categories_and_excluded_items_bound_the_lists(shop: tuple[Path, Catalog
     for row in published(place)[0].to_pylist():
         assert catalog.items[row["item_index"]].category == category
         assert row["item_index"] != 1
+
+
+def test_items_of_an_excluded_store_are_not_recommended(shop: tuple[Path, Catalog]) -> None:
+    place, catalog = shop
+    store = catalog.items[1].store
+    assert store
+    assert score(place, "--exclude-stores", store) == 0
+    rows = published(place)[0].to_pylist()
+    assert len(rows) > 100
+    assert not any(catalog.items[row["item_index"]].store == store for row in rows)
+    assert score(place, "--exclude-stores", "No Such Store") == 2
+
+
+def test_repeats_come_back_only_where_they_are_allowed(shop: tuple[Path, Catalog]) -> None:
+    place, _ = shop
+    warehouse = Warehouse(str(place / "warehouse"))
+    seen = {
+        row["user_id"]: set(row["history_item_index"])
+        for row in warehouse.read_table(schemas.HISTORIES, date=DATE).to_pylist()
+    }
+    for options, expected in (((), False), (("--allow-repeat",), True)):
+        assert score(place, "--top-k", 30, *options) == 0
+        repeats = [
+            r for r in published(place)[0].to_pylist() if r["item_index"] in seen[r["user_id"]]
+        ]
+        assert bool(repeats) == expected
+
+
+def test_sampling_settings_change_the_reasonings(shop: tuple[Path, Catalog]) -> None:
+    place, _ = shop
+    texts = []
+    for options in ((), ("--sampling-top-k", 3), ("--sampling-top-p", 0.2)):
+        assert score(place, "--temperature", 1.0, *options) == 0
+        texts.append(published(place)[1]["reasoning"].to_pylist())
+    assert texts[0] != texts[1]
+    assert texts[0] != texts[2]
+    assert score(place, "--sampling-top-k", 3) == 2, "it has no effect without a temperature"
 
 
 def test_evaluate_tells_and_keeps_metrics(

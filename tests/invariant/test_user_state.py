@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from r2ec.model.choice import choose_tokens, uniforms
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.text.tokens import PromptEncoder
@@ -101,6 +102,34 @@ def test_greedy_takes_the_likeliest_token_at_each_place() -> None:
         first = len(completion.prompt_ids)
         expected = likeliest[first - 1 : first - 1 + completion.num_sampled].tolist()
         assert completion.ids[: completion.num_sampled] == expected
+
+
+def test_every_position_is_drawn_with_a_number_of_its_own() -> None:
+    model, encoder = small_model()
+    completions = flatten(sample(model, encoder, prompts_of(encoder), KEYS, SAMPLED, group_size=2))
+    drawn_NT = torch.from_numpy(uniforms(KEYS, 2, SAMPLED))
+    for number, completion in enumerate(completions):
+        ids = torch.tensor([[*completion.prompt_ids, *completion.ids]])
+        first = len(completion.prompt_ids) - 1
+        places = slice(first, first + completion.num_sampled)
+        with torch.no_grad():
+            logits_TV = model.causal_lm(input_ids=ids).logits[0, places].float()
+        chosen = choose_tokens(logits_TV, drawn_NT[number, : completion.num_sampled], SAMPLED)
+        assert chosen.ids_N.tolist() == completion.ids[: completion.num_sampled]
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits_V = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    uniforms_N = (torch.arange(4000).double() + 0.5) / 4000
+    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.8)):
+        settings = SamplingSettings(temperature=2.0, top_k=top_k, top_p=top_p, max_new_tokens=1)
+        chosen = choose_tokens(logits_V.expand(4000, 4), uniforms_N, settings)
+        found = torch.bincount(chosen.ids_N, minlength=4) / 4000
+        expected = (logits_V / 2).softmax(dim=0)
+        kept = {(0, 1.0): 4, (3, 1.0): 3, (0, 0.8): 3}[top_k, top_p]
+        cut = expected.argsort(descending=True)[kept:]
+        expected[cut] = 0
+        assert (found - expected / expected.sum()).abs().max() < 1e-3
 
 
 def test_logprobs_are_those_of_the_sampling_temperature_over_the_full_vocabulary() -> None:
