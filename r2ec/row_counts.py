@@ -25,18 +25,30 @@ def write_row_counts(warehouse: Warehouse, *parts: str) -> int:
 
 def check_row_counts(warehouse: Warehouse) -> list[str]:
     """What is not as it was written, a line each; partitions without counts are not looked at."""
-    found = []
-    for folder in _counted_folders(warehouse):
+    return [
+        line
+        for folder in _counted_folders(warehouse)
+        for line in check_folder(warehouse, folder)[0]
+    ]
+
+
+def check_folder(warehouse: Warehouse, *parts: str) -> tuple[list[str], int]:
+    """What is not as it was written in one folder, a line each; and the rows that were written."""
+    folder = "/".join(parts)
+    try:
         wanted = json.loads(warehouse.read_file(folder, COUNTS_NAME))
-        there = {path.rsplit("/", 1)[-1]: path for path in warehouse.list_files(folder)}
-        for name in sorted({*wanted, *there}):
-            if name not in there:
-                found.append(f"{folder}/{name} is missing: {wanted[name]} rows were written")
-            elif name not in wanted:
-                found.append(f"{folder}/{name} was not written by the job")
-            else:
-                found += _difference(warehouse, there[name], wanted[name])
-    return found
+    except FileNotFoundError:
+        return [f"{folder}/{COUNTS_NAME} is missing"], 0
+    found = []
+    there = {path.rsplit("/", 1)[-1]: path for path in warehouse.list_files(folder)}
+    for name in sorted({*wanted, *there}):
+        if name not in there:
+            found.append(f"{folder}/{name} is missing: {wanted[name]} rows were written")
+        elif name not in wanted:
+            found.append(f"{folder}/{name} was not written by the job")
+        else:
+            found += _difference(warehouse, there[name], wanted[name])
+    return found, sum(wanted.values())
 
 
 def _difference(warehouse: Warehouse, path: str, num_wanted: int) -> list[str]:

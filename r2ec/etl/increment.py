@@ -20,6 +20,7 @@ from r2ec.etl.files import InputFile
 from r2ec.etl.history_state import HistoryState, LogFile, load_state
 from r2ec.etl.rows import POSITION_BITS
 from r2ec.etl.sequences import end_of_day
+from r2ec.row_counts import check_folder
 from r2ec.storage import Warehouse
 
 
@@ -28,6 +29,7 @@ class Increment:
     """From which day's histories to start, and which files hold the events since its end."""
 
     base: date
+    num_base_rows: int
     state: HistoryState
     files: list[InputFile]
 
@@ -60,6 +62,9 @@ def plan_increment(
         return f"what the histories of {earlier[-1]} were made from is not known"
     if (state.options, state.window) != (options, window):
         return f"the histories of {earlier[-1]} were made with other options"
+    wrong, num_base_rows = check_folder(warehouse, "histories", f"date={earlier[-1]}")
+    if wrong:
+        return f"the histories of {earlier[-1]} are not as they were written: {wrong[0]}"
     if state.num_items > num_catalog_items:
         return f"the histories of {earlier[-1]} were made with a later catalog"
     known = {file.uri: file for file in state.files}
@@ -74,7 +79,7 @@ def plan_increment(
     end = end_of_day(base)
     again = [f for f in files if f.uri in known and (known[f.uri].last_time or 0) >= end]
     chosen = sorted([*again, *new], key=lambda file: file.number)
-    return Increment(base=base, state=state, files=chosen)
+    return Increment(base=base, num_base_rows=num_base_rows, state=state, files=chosen)
 
 
 def new_items_are_older(catalog: DataFrame, increment: Increment) -> bool:

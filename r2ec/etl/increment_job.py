@@ -1,12 +1,13 @@
 """The incremental run of `jobs/build_sequences.py`: one more day of histories, and nothing else."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from pyspark.sql import Column, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from r2ec.errors import UsageError
+from r2ec.errors import GateError, UsageError
 from r2ec.etl.audits import run_audits
 from r2ec.etl.history_state import stage_state
 from r2ec.etl.increment import (
@@ -16,7 +17,7 @@ from r2ec.etl.increment import (
     new_items_are_older,
     plan_increment,
 )
-from r2ec.etl.increment_tasks import UndecidedError, write_increment
+from r2ec.etl.increment_tasks import CHANGED, UndecidedError, WrittenRows, write_increment
 from r2ec.etl.interactions import find_interactions
 from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import count_rows
@@ -33,9 +34,9 @@ from r2ec.etl.sequences_input import (
     state_of,
 )
 from r2ec.etl.session import fit_partitions
-from r2ec.etl.staging import open_staging
+from r2ec.etl.staging import STAGING, Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock
-from r2ec.etl.tables import keep, read_table
+from r2ec.etl.tables import keep, read_table, spark_schema
 from r2ec.schemas import HISTORIES
 from r2ec.storage import Warehouse
 
@@ -51,7 +52,7 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
     warehouse, day = Warehouse(job.warehouse), job.dates[0]
     with clock.stage("find"):
         version, catalog = load_catalog(spark, warehouse, job.catalog_version)
-        num_catalog_items = num_items(catalog)
+        num_catalog_items = num_items(warehouse, version)
         plan = plan_increment(
             warehouse,
             day,
@@ -77,18 +78,20 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
         if not counts.num_events:
             return "the log has no event after the histories that are there"
         quarantine, examples = stage_quarantine(job, staging, plan.files, packed, counts, job.dates)
-        with clock.stage("write"):
+        with clock.stage("write"), ThreadPoolExecutor(max_workers=1) as beside:
+            times = beside.submit(last_times, packed, plan.files)
             try:
-                num_rows, num_new = write_increment(
+                written = write_increment(
                     spark, packed, staging, base=plan.base, day=day, window=job.window
                 )
             except UndecidedError:
                 return "an event lies at the very time at which a full history begins"
-            read = state_of(job, num_catalog_items, counts, last_times(packed, plan.files))
+            read = state_of(job, num_catalog_items, counts, times.result())
             stage_state(staging, day, merged_state(plan, read))
         with clock.stage("audit"):
+            check_rows(plan, written)
             tables = {
-                "histories": read_table(spark, HISTORIES, staging.uri("histories"), "date"),
+                "histories": _changed_rows(spark, staging),
                 "catalog": catalog.withColumn("version", F.lit(version).cast("date")),
             }
             num_audits = run_audits(spark, tables, ["histories"])
@@ -112,8 +115,8 @@ def run_increment(spark: SparkSession, job: SequencesJob) -> JobSummary | str:
         examples=examples,
         figures={
             "files read": len(plan.files),
-            "histories": num_rows,
-            "of new users": num_new,
+            "histories": written.num_known + written.num_new,
+            "of new users": written.num_new,
             "bytes in": sum(file.num_bytes for file in plan.files),
             "bytes written": num_written,
         },
@@ -140,6 +143,22 @@ def check_options(job: SequencesJob) -> None:
             )
     if len(job.dates) != 1:
         raise UsageError("--incremental adds one day: give --date once")
+
+
+def check_rows(plan: Increment, written: WrittenRows) -> None:
+    """Raise GateError unless there is a row for each one of the base."""
+    if written.num_known != plan.num_base_rows:
+        raise GateError(
+            f"{written.num_known} histories were made of the {plan.num_base_rows} of {plan.base}; "
+            "nothing was published. Build without --incremental"
+        )
+
+
+def _changed_rows(spark: SparkSession, staging: Staging) -> DataFrame:
+    """The staged histories that are not as in the base, which was audited when it was built."""
+    if not staging.warehouse.list_files(*STAGING, staging.run, *CHANGED):
+        return spark.createDataFrame([], spark_schema(HISTORIES, "date"))
+    return read_table(spark, HISTORIES, staging.uri(*CHANGED), "date")
 
 
 def _in_base(plan: Increment) -> Column:

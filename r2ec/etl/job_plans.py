@@ -62,7 +62,7 @@ def plan_sequences(spark: SparkSession, job: SequencesJob) -> JobPlan:
     An incremental run is planned by what the files tell; their rows may still ask for a full build.
     """
     warehouse = Warehouse(job.warehouse)
-    version, catalog = load_catalog(spark, warehouse, job.catalog_version)
+    version, _ = load_catalog(spark, warehouse, job.catalog_version)
     files = find_interactions(spark, job.interactions)
     notes, splits = [f"catalog version: {version}"], list(SPLITS)
     if job.incremental:
@@ -73,7 +73,7 @@ def plan_sequences(spark: SparkSession, job: SequencesJob) -> JobPlan:
             files,
             options=job.history_options(),
             window=job.window,
-            num_catalog_items=num_items(catalog),
+            num_catalog_items=num_items(warehouse, version),
         )
         if isinstance(found, str):
             notes.append(f"not incremental: {found}; would build in full")

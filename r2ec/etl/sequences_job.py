@@ -63,7 +63,7 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
     warehouse = Warehouse(job.warehouse)
     with clock.stage("find"):
         version, catalog = load_catalog(spark, warehouse, job.catalog_version)
-        num_catalog_items = num_items(catalog)
+        num_catalog_items = num_items(warehouse, version)
         files = find_interactions(spark, job.interactions)
     fit_partitions(spark, sum(file.num_plain_bytes for file in files))
     with ExitStack() as stack:
