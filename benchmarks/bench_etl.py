@@ -32,6 +32,7 @@ GIANT_USER, GIANT_ITEM = 0.1, 0.3  # their shares of a skewed log
 FIRST_SECOND, DAYS = 1_577_836_800, 730
 LAST_DAY, NEXT_DAY = "2021-12-30", "2021-12-31"
 VERSION = "2022-01-01"
+QUICK_COMPILER = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _ROW = "user_id, history_item_index, history_rating, history_time"
 CHECKED = {
     "sequences": f"sequence_id, {_ROW}, target_item_index, target_rating, target_time, split",
@@ -233,12 +234,21 @@ def _duckdb_core(base: duckdb.DuckDBPyConnection, min_events: int) -> None:
 
 
 def run_job(
-    folder: Path, min_events: int, memory: str, day: str = LAST_DAY, *options: str
+    folder: Path,
+    min_events: int,
+    memory: str,
+    day: str = LAST_DAY,
+    *options: str,
+    java_options: str = "",
 ) -> tuple[dict[str, float], int]:
-    """The job through spark-submit; seconds by stage and the peak bytes of its processes."""
+    """The job through spark-submit; seconds by stage and the peak bytes of its processes.
+
+    `total` leaves Spark's start out; `with_start` is all of it, and `cpu` its CPU seconds.
+    """
     command = [
         str(Path(sys.executable).with_name("spark-submit")),
         *("--master", f"local[{CORES}]", "--driver-memory", memory),
+        *("--driver-java-options", java_options),
         *("--conf", "spark.ui.showConsoleProgress=false"),
         str(REPOSITORY / "jobs" / "build_sequences.py"),
         *("--interactions", str(folder / "log"), "--warehouse", str(folder / "warehouse")),
@@ -247,50 +257,62 @@ def run_job(
     ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": path}
+    started = time.perf_counter()
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    peak = PeakMemory(process.pid)
+    watch = Watch(process.pid)
     out, err = process.communicate()
-    num_bytes = peak.stop()
+    num_bytes, cpu_seconds = watch.stop()
     if process.returncode:
         sys.exit(err.decode()[-3000:])
     line = out.decode().strip().splitlines()[-1]
     print(line, flush=True)
     stages = re.findall(r"(?:, )([a-z-]+) (\d+\.\d) s(?=,|$)", line)
-    return {name: float(seconds) for name, seconds in stages}, num_bytes
+    found = {name: float(seconds) for name, seconds in stages}
+    found["with_start"] = round(time.perf_counter() - started, 1)
+    found["cpu"] = round(cpu_seconds, 1)
+    return found, num_bytes
 
 
-class PeakMemory:
-    """The largest resident size of a process and its children, looked at five times a second."""
+class Watch:
+    """A process and its children, looked at five times a second: resident size and CPU time.
+
+    CPU seconds tell what a run takes on a machine that has other work, too.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid, self._peak, self._ended = pid, 0, threading.Event()
+        self._ticks: dict[str, int] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> int:
-        """End watching; returns bytes."""
+    def stop(self) -> tuple[int, float]:
+        """End watching; returns the largest bytes seen at once, and CPU seconds."""
         self._ended.set()
         self._thread.join()
-        return self._peak
+        return self._peak, sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
     def _watch(self) -> None:
         while not self._ended.wait(0.2):
-            self._peak = max(self._peak, _resident_bytes(self._pid))
+            sizes = _sizes_and_ticks(self._pid)
+            self._peak = max(self._peak, sum(size for size, _ in sizes.values()))
+            self._ticks |= {name: ticks for name, (_, ticks) in sizes.items()}
 
 
-def _resident_bytes(pid: int) -> int:
-    parents, pages = {}, {}
+def _sizes_and_ticks(pid: int) -> dict[str, tuple[int, int]]:
+    """Of a process and its children: resident bytes, and CPU time in ticks."""
+    parents, found = {}, {}
     for name in os.listdir("/proc"):
         try:
             stat = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()
         except (OSError, IndexError):
             continue
-        parents[name], pages[name] = stat[1], int(stat[21])
-    family, found = {str(pid)}, True
-    while found:
-        found = {name for name, above in parents.items() if above in family} - family
-        family |= found
-    return sum(pages.get(name, 0) for name in family) * os.sysconf("SC_PAGE_SIZE")
+        parents[name] = stat[1]
+        found[name] = int(stat[21]) * os.sysconf("SC_PAGE_SIZE"), int(stat[11]) + int(stat[12])
+    family, more = {str(pid)}, {str(pid)}
+    while more:
+        more = {name for name, above in parents.items() if above in family} - family
+        family |= more
+    return {name: found[name] for name in family if name in found}
 
 
 def are_equal(folder: Path, out: Path) -> bool:
@@ -321,9 +343,9 @@ def peer_seconds(folder: Path, out: Path, min_events: int) -> tuple[dict[str, fl
     """
     command = [sys.executable, __file__, "--peer", str(folder), str(out), str(min_events)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    peak = PeakMemory(process.pid)
+    watch = Watch(process.pid)
     printed, _ = process.communicate()
-    num_bytes = peak.stop()
+    num_bytes, _ = watch.stop()
     if process.returncode:
         return None, num_bytes
     seconds: dict[str, float] = json.loads(printed.decode().splitlines()[-1])
@@ -360,21 +382,36 @@ def measure(
 
 
 def measure_increment(folder: Path, num_events: int, memory: str) -> dict[str, object]:
-    """A day of a hundredth of the events: added to the day before, and built in full."""
+    """A day of a hundredth of the events: added to the day before, and built in full.
+
+    Added twice, the second time with Java's quick compiler alone, as `docs/operations.md` advises
+    for short runs.
+    """
     write_log(folder, num_events)
     run_job(folder, 1, memory)
     (folder / "next" / "part-900.parquet").rename(folder / "log" / "part-900.parquet")
     added, _ = run_job(folder, 1, memory, NEXT_DAY, "--incremental")
+    quick, num_bytes = run_job(
+        folder, 1, memory, NEXT_DAY, "--incremental", java_options=QUICK_COMPILER
+    )
     by_increment = _rows_and_hash(f"{folder}/warehouse/histories/date={NEXT_DAY}", "history_hash")
     full, _ = run_job(folder, 1, memory, NEXT_DAY)
     by_all = _rows_and_hash(f"{folder}/warehouse/histories/date={NEXT_DAY}", "history_hash")
     return {
         "new_events": num_events // 100,
         "seconds": added["total"],
+        "quick_compiler_seconds": quick["total"],
         "full_seconds": full["total"],
         "share_of_full": round(added["total"] / full["total"], 3),
+        "quick_compiler_share": round(quick["total"] / full["total"], 3),
+        "share_with_start": round(added["with_start"] / full["with_start"], 3),
+        "quick_compiler_share_with_start": round(quick["with_start"] / full["with_start"], 3),
+        "cpu_share": round(added["cpu"] / full["cpu"], 3),
+        "quick_compiler_cpu_share": round(quick["cpu"] / full["cpu"], 3),
+        "peak_mib": num_bytes >> 20,
         "equal": by_increment == by_all,
         "stages": added,
+        "quick_compiler_stages": quick,
     }
 
 
