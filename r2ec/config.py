@@ -102,6 +102,7 @@ class ContrastiveConfig(Section):
     history_dropout: float = Field(0.0, ge=0, lt=1)
     eval_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)
+    max_seconds: float = Field(0.0, ge=0)
 
 
 class RecpoConfig(Section):
@@ -128,6 +129,8 @@ class RecpoConfig(Section):
     kl_weight: float = Field(0.0, ge=0)
     refresh_every: int = Field(10, ge=1)
     eval_every: int = Field(50, ge=1)
+    patience: int = Field(0, ge=0)
+    max_seconds: float = Field(0.0, ge=0)
     sampling: SamplingConfig = SamplingConfig()
 
 
@@ -188,8 +191,10 @@ class TrainConfig(Section):
             raise ValueError("recpo.sampling.temperature 0 samples one reasoning G times; set > 0")
         if self.recpo.steps and self.recpo.token_weight == 0 and self.recpo.item_weight == 0:
             raise ValueError("recpo.token_weight and recpo.item_weight are both 0: nothing trains")
-        if self.contrastive.patience and not self.contrastive.steps:
-            raise ValueError("contrastive.patience has no effect with contrastive.steps = 0")
+        for name, stage in (("contrastive", self.contrastive), ("recpo", self.recpo)):
+            for key, value in (("patience", stage.patience), ("max_seconds", stage.max_seconds)):
+                if value and not stage.steps:
+                    raise ValueError(f"{name}.{key} has no effect with {name}.steps = 0")
         return self
 
 

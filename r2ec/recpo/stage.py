@@ -24,12 +24,15 @@ LINE_EVERY_SECONDS = 10.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagePlan:
     """What one stage does. `run_step(step)` gives the figures of a step (counted from 0), the same
-    on all ranks; `evaluate()` the valid ranks of the current weights."""
+    on all ranks; `evaluate()` the valid ranks of the current weights. Above 0, `patience` counts
+    evaluations without a better value, `max_seconds` wall time in the stage, evaluations included.
+    """
 
     name: str
     steps: int
     eval_every: int
     patience: int
+    max_seconds: float
     checkpoint_every: int
     keep: int
     run_step: Callable[[int], dict[str, float | None]]
@@ -46,6 +49,8 @@ class _Progress:
     best_step: int = 0
     first: float = -1.0
     since_best: int = 0
+    judged: int = 0
+    seconds: float = 0.0
 
 
 def run_stage(
@@ -71,8 +76,9 @@ def run_stage(
         state = _Progress()
         _judge(plan, engine, tokenizer, journal, state, best_dir)
         state.first = state.best
+    clock = _Clock(state.seconds)
     last_line = time.monotonic()
-    while state.step < plan.steps and not (plan.patience and state.since_best >= plan.patience):
+    while not _is_over(plan, state):
         start = time.monotonic()
         figures = plan.run_step(state.step)
         state.step += 1
@@ -81,16 +87,37 @@ def run_stage(
         if engine.world.is_first and time.monotonic() - last_line > LINE_EVERY_SECONDS:
             last_line = time.monotonic()
             _LOG.info("%s step %d of %d: %s", plan.name, state.step, plan.steps, _line(figures))
-        if state.step % plan.eval_every == 0 or state.step == plan.steps:
+        state.seconds = max(engine.world.gather(clock.seconds()))
+        if state.step % plan.eval_every == 0 or _is_over(plan, state):
             _judge(plan, engine, tokenizer, journal, state, best_dir)
-        if state.step % plan.checkpoint_every == 0 and state.step < plan.steps:
+        if state.step % plan.checkpoint_every == 0 and not _is_over(plan, state):
             _save(plan, engine, table, folder, state)
+    if state.judged < state.step:
+        _judge(plan, engine, tokenizer, journal, state, best_dir)
     return {
         "valid_ndcg@10_before": state.first,
         "valid_ndcg@10": state.best,
         "best_step": float(state.best_step),
         "steps": float(state.step),
     }
+
+
+class _Clock:
+    """Wall time of a stage over all its starts."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        """Seconds in the stage so far."""
+        return time.monotonic() - self._start
+
+
+def _is_over(plan: StagePlan, state: _Progress) -> bool:
+    """Whether the stage runs no further step; the same on all ranks, for `state` is."""
+    if plan.max_seconds and state.seconds >= plan.max_seconds:
+        return True
+    return state.step >= plan.steps or bool(plan.patience and state.since_best >= plan.patience)
 
 
 def _judge(
@@ -107,6 +134,7 @@ def _judge(
     hits = float(hit_rate_at_k(ranks, 10).mean())
     journal.log_step(plan.name, state.step, {"valid_ndcg@10": value, "valid_hit_rate@10": hits})
     state.since_best += 1
+    state.judged = state.step
     if value > state.best:
         state.best, state.best_step, state.since_best = value, state.step, 0
         if engine.world.is_first:

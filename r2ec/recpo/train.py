@@ -128,9 +128,7 @@ def contrastive_stage(
     return run_plan(
         place,
         "contrastive",
-        settings.steps,
-        settings.eval_every,
-        settings.patience,
+        settings,
         run_step,
         reasoning_budget=0,
         resume=resume,
@@ -165,9 +163,7 @@ def recpo_stage(
     return run_plan(
         place,
         "recpo",
-        settings.steps,
-        settings.eval_every,
-        0,
+        settings,
         run_step,
         reasoning_budget=config.evaluation.reasoning_budget,
         resume=resume,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2ec.config import TrainConfig
+from r2ec.config import ContrastiveConfig, RecpoConfig, TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.model.checkpoint import (
     ModelCard,
@@ -117,9 +117,7 @@ def open_workplace(
 def run_plan(
     place: Workplace,
     name: str,
-    steps: int,
-    eval_every: int,
-    patience: int,
+    settings: ContrastiveConfig | RecpoConfig,
     run_step: Any,
     *,
     reasoning_budget: int,
@@ -129,9 +127,10 @@ def run_plan(
     config, data = place.config, place.data
     plan = StagePlan(
         name=name,
-        steps=steps,
-        eval_every=eval_every,
-        patience=patience,
+        steps=settings.steps,
+        eval_every=settings.eval_every,
+        patience=settings.patience,
+        max_seconds=settings.max_seconds,
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
         run_step=run_step,

@@ -1,5 +1,6 @@
 """A stage that was killed and started again tells each step once."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def plan_of(run_step) -> StagePlan:
+def plan_of(run_step, *, steps=3, patience=0, max_seconds=0.0) -> StagePlan:
     return StagePlan(
         name="recpo",
-        steps=3,
+        steps=steps,
         eval_every=2,
-        patience=0,
+        patience=patience,
+        max_seconds=max_seconds,
         checkpoint_every=2,
         keep=1,
         run_step=run_step,
@@ -67,3 +69,52 @@ def test_a_killed_stage_that_resumes_tells_each_step_once(
     told = [(line["step"], "reward_mean" in line) for line in lines]
     assert told == [(0, False), (1, True), (2, True), (2, False), (3, True), (3, False)]
     assert sum(line["stage"] == "contrastive" for line in metric_lines(tmp_path)) == 2
+
+
+def test_a_stage_out_of_time_evaluates_and_ends_also_over_a_resume(
+    world: World, tmp_path: Path
+) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+    done: list[int] = []
+
+    def run(fails_at: int, *, resume: bool) -> dict[str, float]:
+        def run_step(step: int) -> dict[str, float | None]:
+            if step == fails_at:
+                raise KilledError
+            time.sleep(0.4)
+            done.append(step)
+            return {}
+
+        journal = Journal(tmp_path, active=True)
+        plan = plan_of(run_step, steps=1000, max_seconds=1.5)
+        try:
+            return run_stage(
+                plan,
+                bench.engine,
+                bench.table,
+                bench.encoder.tokenizer,
+                journal,
+                tmp_path,
+                resume=resume,
+            )
+        finally:
+            journal.close()
+
+    with pytest.raises(KilledError):
+        run(2, resume=False)
+    figures = run(1000, resume=True)
+    assert figures["steps"] <= 4, "the 0.8 s before the end of the process count"
+    assert done == list(range(int(figures["steps"])))
+    judged = [line["step"] for line in metric_lines(tmp_path) if "valid_ndcg@10" in line]
+    assert judged[-1] == figures["steps"], "the last weights were evaluated"
+    assert judged == sorted(set(judged))
+
+
+def test_patience_ends_a_stage_that_does_not_get_better(world: World, tmp_path: Path) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+    journal = Journal(tmp_path, active=True)
+    plan = plan_of(lambda step: {}, steps=1000, patience=2)
+    tokenizer = bench.encoder.tokenizer
+    figures = run_stage(plan, bench.engine, bench.table, tokenizer, journal, tmp_path, resume=False)
+    journal.close()
+    assert (figures["steps"], figures["best_step"]) == (4, 0)
