@@ -9,7 +9,7 @@ from r2ec.cli.options import warehouse_option
 from r2ec.errors import UsageError
 from r2ec.schemas import SPLITS
 
-BASELINES = ("popularity",)
+BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
 
 
 @click.command(epilog="Example: r2ec-cli evaluate --model model --split test")
@@ -22,6 +22,7 @@ BASELINES = ("popularity",)
     help="The model is a plain language model: evaluate it untrained, with these settings.",
 )
 @click.option("--baseline", type=click.Choice(BASELINES), help="Instead of a model.")
+@click.option("--seed", default=0, show_default=True, help="Of the training of sasrec.")
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
@@ -44,6 +45,9 @@ BASELINES = ("popularity",)
     type=click.IntRange(min=0),
     help="Most tokens; 0 ranks without reasoning.  [default: as in training]",
 )
+@click.option(
+    "--ranks", "ranks_file", metavar="FILE", help="Parquet: the rank of each sequence's target."
+)
 @click.option("--name", help="Name of the run in the metrics table.  [default: model or baseline]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
 @click.option(
@@ -59,10 +63,12 @@ def evaluate(
     model_dir: str | None,
     config_file: str | None,
     baseline: str | None,
+    seed: int,
     split: str,
     ks: tuple[int, ...],
     max_users: int | None,
     reasoning_budget: int | None,
+    ranks_file: str | None,
     name: str | None,
     device: str | None,
     output: str,
@@ -79,8 +85,8 @@ def evaluate(
     from r2ec.config import load_train_config
     from r2ec.infer.evaluate import (
         evaluation_examples,
-        popularity_baseline,
         record_metrics,
+        save_ranks,
         trained_ranks,
         untrained_ranks,
     )
@@ -89,8 +95,10 @@ def evaluate(
     place = Warehouse(warehouse)
     examples = evaluation_examples(place, split, max_users)
     if model_dir is None:
+        from r2ec.infer.baselines.named import baseline_ranks
+
         model = run_id = str(baseline)
-        ranks = popularity_baseline(place, examples)
+        ranks = baseline_ranks(place, model, examples, seed=seed)
     elif config_file is not None:
         config = load_train_config(config_file)
         budget = reasoning_budget
@@ -113,6 +121,8 @@ def evaluate(
     run_id = name or run_id
     if not run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UsageError(f"--name {run_id!r}: letters, digits, '-', '_' and '.' only")
+    if ranks_file is not None:
+        save_ranks(ranks_file, examples, ranks)
     values = record_metrics(place, run_id=run_id, model=model, split=split, ranks=ranks, ks=ks)
     if output == "json":
         rows = [

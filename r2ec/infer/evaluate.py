@@ -6,6 +6,7 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch import Tensor
 from r2ec import schemas
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
-from r2ec.infer.baselines import popularity_counts, popularity_ranks
 from r2ec.infer.embed import default_device, embeddings_for
 from r2ec.metrics import MetricValue, summarise
 from r2ec.model.checkpoint import check_catalog, load_base, load_model
@@ -114,11 +114,16 @@ def greedy_ranks(
     return ranks.cpu().numpy()
 
 
-def popularity_baseline(warehouse: Warehouse, examples: Sequence[Example]) -> NDArray[np.int64]:
-    """Rank of each target by its events in the training split."""
-    catalog = load_catalog(warehouse)
-    counts = popularity_counts(load_examples(warehouse, "train"), catalog.num_items)
-    return popularity_ranks(counts, examples)
+def save_ranks(file: str, examples: Sequence[Example], ranks: NDArray[np.int64]) -> None:
+    """One row a sequence, for paired comparisons: `sequence_id`, `user_id`, `rank`, as Parquet."""
+    table = pa.table(
+        {
+            "sequence_id": pa.array([e.sequence_id for e in examples], pa.int64()),
+            "user_id": [example.history.user_id for example in examples],
+            "rank": pa.array(ranks, pa.int64()),
+        }
+    )
+    pq.write_table(table.sort_by("sequence_id"), file)
 
 
 def record_metrics(
