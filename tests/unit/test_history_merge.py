@@ -96,6 +96,19 @@ def test_a_day_merged_into_histories_is_what_the_whole_log_gives(
     assert told == [row for row in rows.to_pylist() if row["user_id"] in with_events]
 
 
+def test_only_an_event_like_one_that_may_have_been_cut_off_is_undecided(tmp_path, monkeypatch):
+    old = [(0, 0, 1.0, 4), (0, 1, 1.0, 4), (0, 2, 1.0, 8), (0, 3, 1.0, 12)]  # one too many
+
+    def num_undecided(name, event):
+        _, report, _ = merged(tmp_path / name, histories(old, BASE), [event], 5, monkeypatch)
+        return report["num_undecided"]
+
+    assert num_undecided("cut off", (0, 0, 1.0, 4)) == 1
+    assert num_undecided("new, or cut off", (0, 1, None, 4)) == 1
+    assert num_undecided("known", (0, 1, 1.0, 4)) == 0
+    assert num_undecided("later", (0, 0, 1.0, 8)) == 0
+
+
 def test_the_wanted_rows_of_histories_are_those_that_a_filter_gives():
     rows = histories([(n % 7, n % 3, None if n % 4 else 2.0, n) for n in range(30)], BASE)
     for part in (rows, rows.slice(2, 4), pa.concat_tables([rows.slice(3), rows.slice(0, 2)])):
