@@ -102,6 +102,11 @@ def find_inputs(
         found |= {plain_uri(status.getPath().toUri().toString()): status for status in statuses}
     unread = []
     for number, (uri, status) in enumerate(sorted(found.items())):
+        if uri.startswith("file:") and ":" in uri.rsplit("/", 1)[-1]:
+            raise UsageError(
+                f"{uri}: Hadoop reads no local file with a colon in its name; rename it, or put it "
+                "on another store"
+            )
         kind, separator = _kind(uri, source.format, option)
         file = InputFile(
             number=number,

@@ -1,14 +1,24 @@
--- No event of a history lies after the end of its date, and a user has one history a date.
--- grain: one row per user and date that breaks this
+-- A history has events, runs from the oldest to the newest, and not beyond the end of its date; a
+-- user has one history a date.
+-- grain: one row per user and date that breaks this, and what it breaks
 -- reads: histories
 -- params: none
-WITH late AS (
+WITH checked AS (
     SELECT
-        histories.date,
-        histories.user_id,
-        'event after the date' AS problem
+        date,
+        user_id,
+        CASE
+            WHEN
+                cardinality(history_time) = 0
+                OR cardinality(history_item_index) <> cardinality(history_time)
+                OR cardinality(history_rating) <> cardinality(history_time)
+                THEN 'lists of different lengths, or none'
+            WHEN sort_array(history_time) <> history_time THEN 'not from old to new'
+            WHEN
+                try_element_at(history_time, -1) >= cast(date + INTERVAL 1 DAY AS TIMESTAMP)
+                THEN 'event after the date'
+        END AS problem
     FROM histories
-    WHERE array_max(histories.history_time) >= cast(histories.date + INTERVAL 1 DAY AS TIMESTAMP)
 ),
 
 repeated AS (
@@ -25,7 +35,8 @@ SELECT
     date,
     user_id,
     problem
-FROM late
+FROM checked
+WHERE problem IS NOT null
 UNION
 SELECT
     date,

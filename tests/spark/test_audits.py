@@ -76,7 +76,12 @@ MORE_FAULTS = [
     ("history_before_target", "sequences", 0, {"history_time": [moment(1), moment(1)]}),
     ("sequences_items_known", "sequences", 0, {"target_item_index": 3}),
     ("item_index_dense", "catalog", 4, {"item_index": 1}),
+    # Both versions are dense, and no item has two indices: an index has two items.
+    ("item_index_stable", "catalog", 1, {"item_id": "B9"}),
     ("histories_within_date", "histories", 1, {"user_id": "U"}),
+    ("histories_within_date", "histories", 1, past((2, 4), (0, 1))),
+    ("histories_within_date", "histories", 1, {"history_rating": [5.0]}),
+    ("histories_within_date", "histories", 1, past()),
 ]
 CASES = [*((name, *fault) for name, fault in FAULTS.items()), *MORE_FAULTS]
 

@@ -22,6 +22,7 @@ CSV = ["user_id,parent_asin,rating,timestamp", "U1,B1,5,1600000000000"]
         ("a.json", [json.dumps([EVENT])], "", r"a\.json.* begins with '\[.*one object a line"),
         ("a.json", json.dumps([EVENT], indent=1).split("\n"), "", "give one object a line"),
         ("a.json", [repr(EVENT)], "", "--interactions-format pydict"),
+        ("t10:00.csv", CSV, "", r"t10:00\.csv: .* colon in its name; rename it"),
         ("a.csv", ["", *CSV], "", r"a\.csv: the first line is blank"),
         ("a.csv", CSV, "--time-unit iso --time-format %m/%d/%Y", "'%m/%d/%Y' is no pattern"),
         ("a.csv", CSV, "--time-unit iso --time-format QYYYY", "'QYYYY' is no pattern"),

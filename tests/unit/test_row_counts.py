@@ -3,6 +3,7 @@ import pytest
 from click.testing import CliRunner
 
 from r2ec.cli.main import cli
+from r2ec.errors import GateError, NotReadyError
 from r2ec.row_counts import check_row_counts, write_row_counts
 from r2ec.storage import Warehouse
 
@@ -36,6 +37,18 @@ def test_a_file_that_is_lost_added_shorter_or_broken_is_named(warehouse, tmp_pat
     ]
     (folder / "a.parquet").write_bytes(b"PAR1 not any more")
     assert "a.parquet cannot be read" in check_row_counts(warehouse)[0]
+
+
+def test_the_audit_command_names_a_file_that_cannot_be_read(warehouse, tmp_path):
+    (tmp_path.joinpath(*PARTS) / "a.parquet").write_bytes(b"PAR1 not any more")
+    done = CliRunner().invoke(cli, ["audit", "--warehouse", str(tmp_path)])
+    assert isinstance(done.exception, GateError)
+    assert "a.parquet cannot be read" in str(done.exception)
+
+
+def test_there_must_be_a_table_to_audit(tmp_path):
+    done = CliRunner().invoke(cli, ["audit", "--warehouse", str(tmp_path)])
+    assert isinstance(done.exception, NotReadyError)
 
 
 def test_the_audit_command_counts_and_fails_with_4(warehouse, tmp_path):
