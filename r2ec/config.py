@@ -146,10 +146,11 @@ class InBatchConfig(Section):
 
 
 class EngineConfig(Section):
-    """DeepSpeed: ZeRO stage and gradient clipping."""
+    """DeepSpeed: ZeRO stage, gradient clipping, how long a rank waits for a silent peer."""
 
     zero_stage: Literal[0, 1, 2] = 2
     gradient_clipping: float = Field(1.0, gt=0)
+    timeout_seconds: float = Field(1800.0, gt=0)
 
 
 class CheckpointConfig(Section):

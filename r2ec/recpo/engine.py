@@ -7,11 +7,13 @@ their number; the gradient is then the sum of the shares, the same for any cut o
 Every rank must call `backward` the same number of times in a step (ZeRO-2 reduces at each call).
 """
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from r2ec.errors import NotReadyError
+from r2ec.logs import get_logger
 from r2ec.model.dual_head import DualHeadModel
 
+_LOG = get_logger(__name__)
 _MANIFEST = "complete.json"
 
 
 class World:
     """The processes of a run. Created once; `close` at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float = 1800.0) -> None:
+        """Meet the other processes; a lost one ends this one after `timeout_seconds` at most."""
         for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
             os.environ.setdefault(name, value)
         if int(os.environ["WORLD_SIZE"]) == 1 and "MASTER_PORT" not in os.environ:
@@ -45,7 +50,11 @@ class World:
             # Its shared-memory all-reduce is compiled at first use: half a minute and a C++
             # compiler, to spare gloo a few small messages.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
+        deepspeed.init_distributed(
+            "nccl" if self.cuda else "gloo",
+            verbose=False,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @property
@@ -120,6 +129,7 @@ class Engine:
         bf16 = any(p.dtype == torch.bfloat16 for p in parameters)
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay)
         self.world, self.model = world, model
+        self._is_plain = zero_stage == 0 and not bf16
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -141,15 +151,18 @@ class Engine:
         self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> float | None:
-        """One optimizer step at this learning rate; returns the gradient norm before clipping.
-
-        None where DeepSpeed does not tell it (ZeRO stage 0 in float32).
-        """
+        """One optimizer step at this learning rate; returns the gradient norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        # DeepSpeed tells the norm everywhere but here, where every rank has the whole gradient.
+        own = self._gradient_norm() if self._is_plain else None
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
+        norm = self._engine.get_global_grad_norm() if own is None else own
         return None if norm is None else float(norm)
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def save(self, folder: Path, state: dict[str, Any], tensors: dict[str, Any], keep: int) -> None:
         """Write a checkpoint in one act and leave only the newest `keep` beside it.
@@ -165,7 +178,7 @@ class Engine:
         self.world.barrier()
         if self.world.is_first:
             torch.save(tensors, staging / "tensors.pt")
-            manifest = state | {"world_size": self.world.size}
+            manifest = {"state": state, "world_size": self.world.size, "files": digests(staging)}
             (staging / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             staging.rename(folder)
@@ -178,15 +191,61 @@ class Engine:
 
         Raises `NotReadyError` if the checkpoint was written by another number of processes.
         """
-        state = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if state["world_size"] != self.world.size:
+        manifest = read_manifest(folder)
+        if manifest["world_size"] != self.world.size:
             raise NotReadyError(
-                f"{folder} was written by {state['world_size']} processes, this run has"
+                f"{folder} was written by {manifest['world_size']} processes, this run has"
                 f" {self.world.size}; resume with the same number"
             )
         self._engine.load_checkpoint(str(folder), tag="engine")
         tensors: dict[str, Any] = torch.load(folder / "tensors.pt", weights_only=True)
+        state: dict[str, Any] = manifest["state"]
         return state, tensors
+
+    def newest(self, folder: Path) -> Path | None:
+        """The newest whole checkpoint in a stage's folder, the same on all ranks.
+
+        The first rank reads every byte; a broken one is passed over with a warning.
+        """
+        found = None
+        if self.world.is_first:
+            found = next((p for p in reversed(checkpoints(folder)) if _is_whole(p)), None)
+        chosen: Path | None = self.world.gather(found)[0]
+        return chosen
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """State, number of processes and file digests of a checkpoint; `ValueError` if it is broken."""
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or manifest.keys() != {"state", "world_size", "files"}:
+        raise ValueError(f"{_MANIFEST} lacks its parts")
+    return manifest
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder but the manifest."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _MANIFEST:
+            with path.open("rb") as stream:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(
+                    stream, "sha256"
+                ).hexdigest()
+    return found
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        before, now = read_manifest(folder)["files"], digests(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        changed = sorted(name for name in before if now.get(name) != before[name])
+        if not changed:
+            return True
+        reason = f"missing or changed: {', '.join(changed)}"
+    _LOG.warning("checkpoint %s is broken (%s); trying an older one", folder, reason)
+    return False
 
 
 def checkpoints(folder: Path) -> list[Path]:

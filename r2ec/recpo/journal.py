@@ -26,10 +26,12 @@ class Journal:
         """Drop a stage's lines after this step, so that a resumed run tells each step once."""
         if not self._active or not self._lines.exists():
             return
-        lines = [json.loads(line) for line in self._lines.read_text("utf-8").splitlines() if line]
+        lines = _whole_lines(self._lines.read_text("utf-8"))
         kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        self._lines.write_text(text, encoding="utf-8")
+        staging = self._lines.with_suffix(".writing")
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(self._lines)
 
     def log_step(self, stage: str, step: int, figures: dict[str, float | None]) -> None:
         """One step's figures: a JSON line, a point on each curve."""
@@ -51,3 +53,8 @@ class Journal:
         """Flush the curves."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _whole_lines(text: str) -> list[dict[str, Any]]:
+    """All lines but a last one that a killed process did not write to its end."""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from r2ec.errors import NotReadyError
+from r2ec.errors import StoppedError
 from r2ec.logs import get_logger
 from r2ec.metrics import hit_rate_at_k, ndcg_at_k
 from r2ec.model.checkpoint import ModelCard, save_model
-from r2ec.recpo.engine import Engine, checkpoints
+from r2ec.recpo.engine import Engine
 from r2ec.recpo.items import ItemTable
 from r2ec.recpo.journal import Journal
 
@@ -62,11 +62,14 @@ def run_stage(
     run_dir: Path,
     *,
     resume: bool,
+    stopping: Callable[[], bool],
 ) -> dict[str, float]:
     """Run a stage to its end; `run_dir/<name>` then holds the weights with the best valid N@10.
 
     The untrained weights count as step 0, so a stage never hands on something worse than it got.
-    Returns valid N@10 before and after, the best step, and the number of steps run.
+    Returns valid N@10 before and after, the best step, and the number of steps run. Where
+    `stopping()` is true on any rank, all keep a checkpoint before the next step and raise
+    `StoppedError`.
     """
     best_dir = run_dir / plan.name
     folder = run_dir / "checkpoints" / plan.name
@@ -79,6 +82,12 @@ def run_stage(
     clock = _Clock(state.seconds)
     last_line = time.monotonic()
     while not _is_over(plan, state):
+        if any(engine.world.gather(stopping())):
+            _save(plan, engine, table, folder, state)
+            raise StoppedError(
+                f"{plan.name} stopped after step {state.step}; go on with: the same command and"
+                " --resume"
+            )
         start = time.monotonic()
         figures = plan.run_step(state.step)
         state.step += 1
@@ -163,22 +172,16 @@ def _save(
 
 
 def _restore(plan: StagePlan, engine: Engine, table: ItemTable, folder: Path) -> _Progress | None:
-    """Latest readable checkpoint of this stage; a broken one is passed over with a warning."""
-    for path in reversed(checkpoints(folder)):
-        try:
-            values, tensors = engine.load(path)
-        except NotReadyError:
-            raise
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            _LOG.warning("checkpoint %s is broken (%s); trying an older one", path, error)
-            continue
-        table.table_IH = tensors["table_IH"].to(engine.model.device)
-        values.pop("world_size")
-        state = _Progress(**values)
-        if engine.world.is_first:
-            _LOG.info("%s: resumed after step %d from %s", plan.name, state.step, path)
-        return state
-    return None
+    """Newest whole checkpoint of this stage."""
+    path = engine.newest(folder)
+    if path is None:
+        return None
+    values, tensors = engine.load(path)
+    table.table_IH = tensors["table_IH"].to(engine.model.device)
+    state = _Progress(**values)
+    if engine.world.is_first:
+        _LOG.info("%s: resumed after step %d from %s", plan.name, state.step, path)
+    return state
 
 
 def _line(figures: dict[str, float | None]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.contrastive import build_user_row, contrastive_step
 from r2ec.recpo.engine import World
 from r2ec.recpo.journal import Journal
+from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.step import recpo_step
 from r2ec.recpo.workplace import Data, build_card, load_data, open_workplace, run_plan
+from r2ec.stopping import StopSignal
 
 _LOG = get_logger(__name__)
 
@@ -30,15 +33,21 @@ def run(config: TrainConfig, *, resume: bool, fresh: bool) -> dict[str, dict[str
     Raises `UsageError` if the run folder holds another run, `NotReadyError` if input is missing.
     """
     check_hugging_face(config.paths.base_model)
-    world = World()
+    world = World(config.engine.timeout_seconds)
     try:
-        return _run(config, world, resume=resume, fresh=fresh)
+        with StopSignal() as stop, memory_advice():
+            return _run(config, world, resume=resume, fresh=fresh, stopping=lambda: stop.received)
     finally:
         world.close()
 
 
 def _run(
-    config: TrainConfig, world: World, *, resume: bool, fresh: bool
+    config: TrainConfig,
+    world: World,
+    *,
+    resume: bool,
+    fresh: bool,
+    stopping: Callable[[], bool],
 ) -> dict[str, dict[str, float]]:
     run_dir = config.paths.resolved_run_dir
     data = load_data(config)
@@ -56,7 +65,7 @@ def _run(
         if steps == 0:
             continue
         if name not in finished:
-            finished[name] = stage(config, world, data, journal, run_dir, source, resume)
+            finished[name] = stage(config, world, data, journal, run_dir, source, resume, stopping)
             if world.is_first:
                 _write_json(state_file, finished)
             world.barrier()
@@ -77,6 +86,7 @@ def contrastive_stage(
     run_dir: Path,
     source: str,
     resume: bool,
+    stopping: Callable[[], bool],
 ) -> dict[str, float]:
     """First stage; evaluated without reasoning."""
     settings = config.contrastive
@@ -132,6 +142,7 @@ def contrastive_stage(
         run_step,
         reasoning_budget=0,
         resume=resume,
+        stopping=stopping,
     )
 
 
@@ -143,6 +154,7 @@ def recpo_stage(
     run_dir: Path,
     source: str,
     resume: bool,
+    stopping: Callable[[], bool],
 ) -> dict[str, float]:
     """Second stage: rollouts, rewards, advantages, update."""
     settings = config.recpo
@@ -167,6 +179,7 @@ def recpo_stage(
         run_step,
         reasoning_budget=config.evaluation.reasoning_budget,
         resume=resume,
+        stopping=stopping,
     )
 
 

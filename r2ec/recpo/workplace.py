@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def run_plan(
     *,
     reasoning_budget: int,
     resume: bool,
+    stopping: Callable[[], bool],
 ) -> dict[str, float]:
     """Run one stage at this workplace; see `run_stage`. The budget is that of its evaluations."""
     config, data = place.config, place.data
@@ -153,6 +155,7 @@ def run_plan(
         place.journal,
         place.run_dir,
         resume=resume,
+        stopping=stopping,
     )
 
 

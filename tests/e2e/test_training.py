@@ -138,6 +138,35 @@ def test_a_killed_run_resumes_bit_for_bit(place: Path, straight: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_told_to_stop_on_one_rank_stops_on_both_and_goes_on(place: Path, two: str) -> None:
+    process = start(
+        *("torchrun", "--standalone", "--nproc-per-node=2", "-m", "r2ec"),
+        *train_command(place, "stopped"),
+    )
+    wait_for_step(place / "stopped.run", "recpo", 3, process)
+    os.kill(child_of(process.pid, "RANK=1"), signal.SIGTERM)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, printed[-3000:]
+    kept = max((place / "stopped.run/checkpoints/recpo").iterdir()).name
+    finish(start(*train_command(place, "stopped", "--resume"), processes=2))
+    assert f"stopped after step {int(kept.removeprefix('step-'))}" in printed
+    lines = [steady(line) for line in metric_lines(place / "stopped.run")]
+    assert lines == [steady(line) for line in metric_lines(place / "two.run")]
+
+
+def child_of(parent: int, variable: str) -> int:
+    """Process below `parent` whose environment holds `variable`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, environment = (folder / "stat").read_text(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        ours = int(stat.rpartition(")")[2].split()[1]) == parent
+        if ours and variable.encode() in environment.split(b"\0"):
+            return int(folder.name)
+    raise AssertionError(f"no child of {parent} with {variable}")
+
+
 def test_a_run_killed_before_its_first_checkpoint_tells_each_step_once(
     place: Path, straight: Path
 ) -> None:

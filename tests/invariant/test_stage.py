@@ -1,22 +1,30 @@
 """A stage that was killed and started again tells each step once."""
 
+import logging
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from r2ec.errors import R2ecError, StoppedError
 from r2ec.model.checkpoint import ModelCard
-from r2ec.recpo.engine import World
+from r2ec.recpo.engine import Engine, World, checkpoints
 from r2ec.recpo.journal import Journal
+from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.stage import StagePlan, run_stage
 from tests.factories.commands import metric_lines
-from tests.factories.models import PROMPT
+from tests.factories.models import PROMPT, small_model
 from tests.factories.training import training_bench
 
 
 class KilledError(Exception):
     """Stands for the end of the process."""
+
+
+def never() -> bool:
+    return False
 
 
 def plan_of(run_step, *, steps=3, patience=0, max_seconds=0.0) -> StagePlan:
@@ -59,7 +67,16 @@ def test_a_killed_stage_that_resumes_tells_each_step_once(
         journal.log_step("contrastive", 9, {"item_loss": 1.0})
         tokenizer = bench.encoder.tokenizer
         plan = plan_of(run_step)
-        run_stage(plan, bench.engine, bench.table, tokenizer, journal, tmp_path, resume=resume)
+        run_stage(
+            plan,
+            bench.engine,
+            bench.table,
+            tokenizer,
+            journal,
+            tmp_path,
+            resume=resume,
+            stopping=never,
+        )
         journal.close()
 
     with pytest.raises(KilledError):
@@ -96,6 +113,7 @@ def test_a_stage_out_of_time_evaluates_and_ends_also_over_a_resume(
                 journal,
                 tmp_path,
                 resume=resume,
+                stopping=never,
             )
         finally:
             journal.close()
@@ -115,6 +133,89 @@ def test_patience_ends_a_stage_that_does_not_get_better(world: World, tmp_path: 
     journal = Journal(tmp_path, active=True)
     plan = plan_of(lambda step: {}, steps=1000, patience=2)
     tokenizer = bench.encoder.tokenizer
-    figures = run_stage(plan, bench.engine, bench.table, tokenizer, journal, tmp_path, resume=False)
+    figures = run_stage(
+        plan, bench.engine, bench.table, tokenizer, journal, tmp_path, resume=False, stopping=never
+    )
     journal.close()
     assert (figures["steps"], figures["best_step"]) == (4, 0)
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "changed", "manifest"])
+def test_a_broken_checkpoint_is_passed_over_with_a_warning(
+    world: World, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+    folder = tmp_path / "checkpoints"
+    for step in (2, 4, 6):
+        bench.engine.save(folder / f"step-{step:08d}", {"step": step}, {"a": torch.ones(3)}, 2)
+    assert [path.name for path in checkpoints(folder)] == ["step-00000004", "step-00000006"]
+    last = folder / "step-00000006"
+    assert bench.engine.newest(folder) == last
+    file = max((last / "engine").iterdir(), key=lambda path: path.stat().st_size)
+    data = file.read_bytes()
+    if harm == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif harm == "missing":
+        file.unlink()
+    elif harm == "changed":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        (last / "complete.json").write_text('{"state": {')
+    logger = logging.getLogger("r2ec")
+    logger.addHandler(caplog.handler)
+    try:
+        chosen = bench.engine.newest(folder)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert chosen == folder / "step-00000004"
+    assert "step-00000006 is broken" in caplog.text
+    assert bench.engine.load(chosen)[0] == {"step": 4}
+
+
+def test_a_stage_told_to_stop_keeps_its_last_step(world: World, tmp_path: Path) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+    done: list[int] = []
+
+    def run_step(step: int) -> dict[str, float | None]:
+        done.append(step)
+        return {}
+
+    def run(stopping, *, resume: bool) -> dict[str, float]:
+        journal = Journal(tmp_path, active=True)
+        try:
+            return run_stage(
+                plan_of(run_step),
+                bench.engine,
+                bench.table,
+                bench.encoder.tokenizer,
+                journal,
+                tmp_path,
+                resume=resume,
+                stopping=stopping,
+            )
+        finally:
+            journal.close()
+
+    with pytest.raises(StoppedError, match="after step 1"):
+        run(lambda: len(done) == 1, resume=False)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"stage": "recpo", "st')
+    assert run(never, resume=True)["steps"] == 3
+    assert done == [0, 1, 2]
+    assert [line["step"] for line in metric_lines(tmp_path)] == [0, 1, 2, 2, 3, 3]
+
+
+def test_the_norm_of_the_gradient_is_told_before_clipping(world: World) -> None:
+    model, _ = small_model()
+    engine = Engine(world, model, zero_stage=0, gradient_clipping=0.5, weight_decay=0.0)
+    parameter = next(p for p in model.parameters())
+    engine.backward(3.0 * parameter.flatten()[:16].sum())
+    assert engine.step(0.0) == pytest.approx(12.0)
+
+
+def test_a_failed_allocation_ends_with_advice() -> None:
+    advice = r"out of memory .* lower recpo\.micro_batch_rows"
+    with pytest.raises(R2ecError, match=advice), memory_advice():
+        torch.empty(1 << 55, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="mat1"), memory_advice():
+        torch.ones(2, 3) @ torch.ones(2, 3)
