@@ -205,9 +205,14 @@ def test_a_stage_told_to_stop_keeps_its_last_step(world: World, tmp_path: Path) 
     assert [line["step"] for line in metric_lines(tmp_path)] == [0, 1, 2, 2, 3, 3]
 
 
-def test_the_norm_of_the_gradient_is_told_before_clipping(world: World) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_the_norm_of_the_gradient_is_told_before_clipping(
+    world: World, zero_stage: int, dtype: torch.dtype
+) -> None:
     model, _ = small_model()
-    engine = Engine(world, model, zero_stage=0, gradient_clipping=0.5, weight_decay=0.0)
+    model = model.to(dtype)
+    engine = Engine(world, model, zero_stage=zero_stage, gradient_clipping=0.5, weight_decay=0.0)
     parameter = next(p for p in model.parameters())
     engine.backward(3.0 * parameter.flatten()[:16].sum())
     assert engine.step(0.0) == pytest.approx(12.0)
