@@ -103,6 +103,7 @@ class ContrastiveConfig(Section):
     eval_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)
     max_seconds: float = Field(0.0, ge=0)
+    max_cpu_seconds: float = Field(0.0, ge=0)
 
 
 class RecpoConfig(Section):
@@ -131,6 +132,7 @@ class RecpoConfig(Section):
     eval_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)
     max_seconds: float = Field(0.0, ge=0)
+    max_cpu_seconds: float = Field(0.0, ge=0)
     sampling: SamplingConfig = SamplingConfig()
 
 
@@ -193,8 +195,8 @@ class TrainConfig(Section):
         if self.recpo.steps and self.recpo.token_weight == 0 and self.recpo.item_weight == 0:
             raise ValueError("recpo.token_weight and recpo.item_weight are both 0: nothing trains")
         for name, stage in (("contrastive", self.contrastive), ("recpo", self.recpo)):
-            for key, value in (("patience", stage.patience), ("max_seconds", stage.max_seconds)):
-                if value and not stage.steps:
+            for key in ("patience", "max_seconds", "max_cpu_seconds"):
+                if getattr(stage, key) and not stage.steps:
                     raise ValueError(f"{name}.{key} has no effect with {name}.steps = 0")
         return self
 

@@ -57,6 +57,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "evaluate": LazyCommand(
         "r2ec.cli.evaluation:evaluate", "Hit rate and NDCG with intervals, beside the baselines."
     ),
+    "study": LazyCommand(
+        "r2ec.cli.studying:study", "Compare trainings and baselines: table, intervals, picture."
+    ),
     "show": LazyCommand(
         "r2ec.cli.people:show", "One user's history, reasoning and recommendations."
     ),
@@ -72,6 +75,7 @@ COMMANDS: dict[str, LazyCommand] = {
 EXTRA_OF_PACKAGE = {
     "deepspeed": "train",
     "kubernetes": "k8s",
+    "matplotlib": "study",
     "peft": "train",
     "pyspark": "spark",
     "safetensors": "train",

@@ -25,7 +25,8 @@ LINE_EVERY_SECONDS = 10.0
 class StagePlan:
     """What one stage does. `run_step(step)` gives the figures of a step (counted from 0), the same
     on all ranks; `evaluate()` the valid ranks of the current weights. Above 0, `patience` counts
-    evaluations without a better value, `max_seconds` wall time in the stage, evaluations included.
+    evaluations without a better value, `max_seconds` wall time in the stage, evaluations included,
+    `max_cpu_seconds` the processor time of its steps, all ranks together.
     """
 
     name: str
@@ -33,6 +34,7 @@ class StagePlan:
     eval_every: int
     patience: int
     max_seconds: float
+    max_cpu_seconds: float
     checkpoint_every: int
     keep: int
     run_step: Callable[[int], dict[str, float | None]]
@@ -51,6 +53,7 @@ class _Progress:
     since_best: int = 0
     judged: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def run_stage(
@@ -88,7 +91,7 @@ def run_stage(
                 f"{plan.name} stopped after step {state.step}; go on with: the same command and"
                 " --resume"
             )
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         figures = plan.run_step(state.step)
         state.step += 1
         figures["step_seconds"] = time.monotonic() - start
@@ -96,7 +99,9 @@ def run_stage(
         if engine.world.is_first and time.monotonic() - last_line > LINE_EVERY_SECONDS:
             last_line = time.monotonic()
             _LOG.info("%s step %d of %d: %s", plan.name, state.step, plan.steps, _line(figures))
-        state.seconds = max(engine.world.gather(clock.seconds()))
+        spent = engine.world.gather((clock.seconds(), time.process_time() - cpu_start))
+        state.seconds = max(seconds for seconds, _ in spent)
+        state.cpu_seconds += sum(seconds for _, seconds in spent)
         if state.step % plan.eval_every == 0 or _is_over(plan, state):
             _judge(plan, engine, tokenizer, journal, state, best_dir)
         if state.step % plan.checkpoint_every == 0 and not _is_over(plan, state):
@@ -125,6 +130,8 @@ class _Clock:
 def _is_over(plan: StagePlan, state: _Progress) -> bool:
     """Whether the stage runs no further step; the same on all ranks, for `state` is."""
     if plan.max_seconds and state.seconds >= plan.max_seconds:
+        return True
+    if plan.max_cpu_seconds and state.cpu_seconds >= plan.max_cpu_seconds:
         return True
     return state.step >= plan.steps or bool(plan.patience and state.since_best >= plan.patience)
 

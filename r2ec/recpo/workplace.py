@@ -133,6 +133,7 @@ def run_plan(
         eval_every=settings.eval_every,
         patience=settings.patience,
         max_seconds=settings.max_seconds,
+        max_cpu_seconds=settings.max_cpu_seconds,
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
         run_step=run_step,

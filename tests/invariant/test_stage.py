@@ -27,13 +27,14 @@ def never() -> bool:
     return False
 
 
-def plan_of(run_step, *, steps=3, patience=0, max_seconds=0.0) -> StagePlan:
+def plan_of(run_step, *, steps=3, patience=0, max_seconds=0.0, max_cpu_seconds=0.0) -> StagePlan:
     return StagePlan(
         name="recpo",
         steps=steps,
         eval_every=2,
         patience=patience,
         max_seconds=max_seconds,
+        max_cpu_seconds=max_cpu_seconds,
         checkpoint_every=2,
         keep=1,
         run_step=run_step,
@@ -224,3 +225,28 @@ def test_a_failed_allocation_ends_with_advice() -> None:
         torch.empty(1 << 55, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="mat1"), memory_advice():
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_a_stage_ends_after_the_processor_time_of_its_steps(world: World, tmp_path: Path) -> None:
+    bench = training_bench(world, num_users=1, group_size=2)
+
+    def busy(step: int) -> dict[str, float | None]:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        return {}
+
+    journal = Journal(tmp_path, active=True)
+    plan = plan_of(busy, steps=1000, max_cpu_seconds=0.7)
+    figures = run_stage(
+        plan,
+        bench.engine,
+        bench.table,
+        bench.encoder.tokenizer,
+        journal,
+        tmp_path,
+        resume=False,
+        stopping=never,
+    )
+    journal.close()
+    assert figures["steps"] == 4
