@@ -11,7 +11,7 @@ from r2ec.cli.options import check_day
 from r2ec.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-JOB_KINDS = ("spark", "train", "embed", "score", "publish")
+JOB_KINDS = ("spark", "init", "train", "embed", "score", "publish")
 KINDS = ("setup", *JOB_KINDS, "nightly")
 
 

@@ -20,7 +20,7 @@ from r2ec.errors import UsageError
 
 Manifest = dict[str, Any]
 
-JOBS = ("spark", "train", "embed", "score", "publish")
+JOBS = ("spark", "init", "train", "embed", "score", "publish")
 NIGHTLY = ("nightly-spark", "nightly-embed", "nightly-score", "nightly-publish")
 FILES = {**{kind: (kind,) for kind in JOBS}, "nightly": NIGHTLY}
 SETUP = (

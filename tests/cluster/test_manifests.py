@@ -31,6 +31,7 @@ BASE_FILES = sorted(
     for path in BASE.rglob("*.yaml")
     if path.name != "kustomization.yaml"
 )
+BASE_FILES.append("../loader.yaml")
 DAY_SECONDS = 86400
 
 Manifest = dict[str, Any]
@@ -188,6 +189,13 @@ def check_container(container: Manifest) -> None:
             assert any(value.startswith(mount) for mount in mounts), name
     if "resources" in container:
         assert set(container["resources"]) == {"requests", "limits"}
+
+
+def test_the_pod_that_takes_files_passes_the_restricted_standard() -> None:
+    (loader,) = load_manifests("../loader.yaml")
+    check_container(loader["spec"]["containers"][0])
+    assert loader["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert loader["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 @pytest.mark.parametrize("file", ["spark/driver.yaml", "spark/executor.yaml"])
