@@ -1,8 +1,16 @@
 """`torchrun`: PyTorch's launcher with an exit code that a cluster can act on."""
 
+import os
+import signal
+import socket
+import threading
+import time
+
 import click
 
 from r2ec.errors import StoppedError
+
+_FAREWELL_SECONDS = 10.0
 
 
 @click.command(
@@ -22,8 +30,12 @@ def torchrun(arguments: tuple[str, ...]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    options = run.parse_args(list(arguments))
+    if options.node_rank > 0 and not options.standalone and not options.rdzv_endpoint:
+        watch = (options.master_addr, options.master_port)
+        threading.Thread(target=_leave_with_first_node, args=watch, daemon=True).start()
     try:
-        run.run(run.parse_args(list(arguments)))
+        run.run(options)
     except SignalException as stop:
         raise StoppedError(f"stopped by {stop.sigval.name}; start it again to go on") from stop
     except ChildFailedError as failed:
@@ -32,3 +44,26 @@ def torchrun(arguments: tuple[str, ...]) -> int:
         code: int = failure.exitcode
         return code if code > 0 else 128 - code
     return 0
+
+
+def _leave_with_first_node(address: str, port: int) -> None:
+    """Stop this launcher when that of node 0, once seen, is gone for a while.
+
+    A pod that takes a lost one's place may join the store of a run that is about to end; its
+    ranks would then wait for peers that have left.
+    """
+    while True:
+        try:
+            link = socket.create_connection((address, port), timeout=5)
+            break
+        except OSError:  # not there yet; the rendezvous has its own time limit
+            time.sleep(1)
+    link.settimeout(None)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    try:
+        while link.recv(1024):
+            pass
+    except OSError:
+        pass
+    time.sleep(_FAREWELL_SECONDS)  # at the end of a run both leave at about the same time
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -155,7 +155,7 @@ def test_a_killed_node_is_started_again_and_the_run_goes_on_from_its_checkpoint(
     end = time.monotonic() + 180
     try:
         while time.monotonic() < end and any(node.poll() != 0 for node in nodes):
-            if not killed and _has_step(place / "cut.run", "recpo", 1):
+            if not killed and _has_step(place / "cut.run", "recpo", 4):
                 kill(nodes[1])
                 killed = True
             for rank, node in enumerate(nodes):
