@@ -1,7 +1,6 @@
 """`torchrun`: PyTorch's launcher with an exit code that a cluster can act on."""
 
-import os
-import signal
+import contextlib
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ import click
 from r2ec.errors import StoppedError
 
 _FAREWELL_SECONDS = 10.0
+_first_node_left = threading.Event()
 
 
 @click.command(
@@ -39,6 +39,8 @@ def torchrun(arguments: tuple[str, ...]) -> int:
     except SignalException as stop:
         raise StoppedError(f"stopped by {stop.sigval.name}; start it again to go on") from stop
     except ChildFailedError as failed:
+        if _first_node_left.is_set():
+            raise StoppedError("node 0 is gone; start this again to go on with it") from failed
         rank, failure = failed.get_first_failure()
         click.echo(f"error: rank {rank} failed first: {failure.message}", err=True)
         code: int = failure.exitcode
@@ -52,6 +54,8 @@ def _leave_with_first_node(address: str, port: int) -> None:
     A pod that takes a lost one's place may join the store of a run that is about to end; its
     ranks would then wait for peers that have left.
     """
+    import psutil
+
     while True:
         try:
             link = socket.create_connection((address, port), timeout=5)
@@ -66,4 +70,8 @@ def _leave_with_first_node(address: str, port: int) -> None:
     except OSError:
         pass
     time.sleep(_FAREWELL_SECONDS)  # at the end of a run both leave at about the same time
-    os.kill(os.getpid(), signal.SIGTERM)
+    _first_node_left.set()
+    # Ranks that wait for lost peers in compiled code heed no order to stop, and could save nothing.
+    for rank in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
