@@ -24,6 +24,9 @@ BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
 @click.option("--baseline", type=click.Choice(BASELINES), help="Instead of a model.")
 @click.option("--seed", default=0, show_default=True, help="Of the training of sasrec.")
 @click.option(
+    "--sasrec-weights", metavar="FILE", help="Read sasrec from here, or keep it here once trained."
+)
+@click.option(
     "--split",
     type=click.Choice(SPLITS),
     default="test",
@@ -64,6 +67,7 @@ def evaluate(
     config_file: str | None,
     baseline: str | None,
     seed: int,
+    sasrec_weights: str | None,
     split: str,
     ks: tuple[int, ...],
     max_users: int | None,
@@ -97,8 +101,11 @@ def evaluate(
     if model_dir is None:
         from r2ec.infer.baselines.named import baseline_ranks
 
-        model = run_id = str(baseline)
-        ranks = baseline_ranks(place, model, examples, seed=seed)
+        if sasrec_weights is not None and baseline != "sasrec":
+            raise UsageError(f"--sasrec-weights has no effect with --baseline {baseline}")
+        model = str(baseline)
+        run_id = f"{model}-seed-{seed}" if baseline == "sasrec" else model
+        ranks = baseline_ranks(place, model, examples, seed=seed, weights=sasrec_weights)
     elif config_file is not None:
         config = load_train_config(config_file)
         budget = reasoning_budget
@@ -118,6 +125,8 @@ def evaluate(
             budget = int(card.training.get("evaluation", {}).get("reasoning_budget", 64))
         run_id = f"{model}-budget-{budget}"
         ranks = trained_ranks(place, model_dir, examples, reasoning_budget=budget, device=device)
+    if max_users is not None:
+        run_id += f"-first-{max_users}"
     run_id = name or run_id
     if not run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UsageError(f"--name {run_id!r}: letters, digits, '-', '_' and '.' only")

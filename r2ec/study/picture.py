@@ -35,9 +35,7 @@ def draw(lines: Sequence[Line], study: StudyConfig, file: Path) -> None:
                 ends = [line.lowest_seed, line.highest_seed]
                 axes.plot(ends, [place, place], "|", color=colour, markersize=9)
         axes.set_title(split, loc="left", fontsize=10)
-        axes.set_xlabel(
-            f"{_NAMES[study.picture]}, 95 % interval over users; | lowest, highest seed"
-        )
+        axes.set_xlabel(f"{_NAMES[study.picture]}, 95 % interval; | lowest, highest seed")
         axes.xaxis.label.set_fontsize(8)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)

@@ -111,6 +111,8 @@ def commands(study: StudyConfig, run: Run) -> list[list[str]]:
         subject = ["--model", study.base_model, "--config", study.config]
     else:
         subject = ["--baseline", str(row.baseline), "--seed", str(run.seed)]
+        if row.baseline == "sasrec":
+            subject += ["--sasrec-weights", str(run.folder / "sasrec.pt")]
     for split in study.splits:
         for budget in row.budgets or (None,):
             more = [] if budget is None else ["--reasoning-budget", str(budget)]

@@ -1,7 +1,7 @@
-"""The table of a study: means over seeds, intervals over users, differences against the first row.
+"""The table of a study: means, intervals over users and seeds, differences against the first row.
 
-A user's value is the mean over the seeds; users are drawn with replacement, the same ones for a row
-and for the first row (paired bootstrap), so what all rows find hard does not widen a difference.
+For a difference the same users are drawn for both rows (paired bootstrap), so what all rows find
+hard does not widen it.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from r2ec.metrics import (
-    bootstrap_interval,
-    hit_rate_at_k,
-    ndcg_at_k,
-    paired_bootstrap_difference,
-)
+from r2ec.errors import R2ecError
+from r2ec.metrics import hit_rate_at_k, ndcg_at_k
+from r2ec.study.bootstrap import interval, paired_difference
 from r2ec.study.config import StudyConfig
 from r2ec.study.runs import Run
 
@@ -46,6 +43,7 @@ def build_table(study: StudyConfig, runs: Sequence[Run]) -> list[Line]:
     """Lines of all finished runs, in the order of the study's rows; splits and metrics within."""
     lines: list[Line] = []
     first: dict[tuple[str, str], NDArray[np.float64]] = {}
+    order: dict[str, list[int]] = {}
     for row in study.rows:
         finished = [run for run in runs if run.row.name == row.name and run.is_done]
         if not finished:
@@ -53,7 +51,7 @@ def build_table(study: StudyConfig, runs: Sequence[Run]) -> list[Line]:
         for budget in row.budgets or (None,):
             name = row.name if budget is None else f"{row.name}, {budget} tokens"
             for split in study.splits:
-                ranks = [_ranks(run.ranks(split, budget)) for run in finished]
+                ranks = [_ranks(run.ranks(split, budget), order, split) for run in finished]
                 for metric, k in [("hit_rate", k) for k in study.ks] + [("ndcg", 10)]:
                     of_rank = hit_rate_at_k if metric == "hit_rate" else ndcg_at_k
                     values = np.stack([of_rank(one, k) for one in ranks])
@@ -70,18 +68,17 @@ def _line(
     first: dict[tuple[str, str], NDArray[np.float64]],
 ) -> Line:
     """One line from the values of S seeds and U users; keeps those of the first row."""
-    values_U = values_SU.mean(axis=0)
-    low, high = bootstrap_interval(values_U, seed=0)
+    low, high = interval(values_SU)
     difference: tuple[float | None, ...] = (None, None, None)
     if (split, metric) in first:
-        difference = paired_bootstrap_difference(values_U, first[split, metric], seed=0)
+        difference = paired_difference(values_SU, first[split, metric])
     else:
-        first[split, metric] = values_U
+        first[split, metric] = values_SU
     return Line(
         row=row,
         split=split,
         metric=metric,
-        value=float(values_U.mean()),
+        value=float(values_SU.mean()),
         ci_low=low,
         ci_high=high,
         difference=difference[0],
@@ -90,12 +87,20 @@ def _line(
         lowest_seed=float(values_SU.mean(axis=1).min()),
         highest_seed=float(values_SU.mean(axis=1).max()),
         seeds=len(values_SU),
-        users=len(values_U),
+        users=values_SU.shape[1],
     )
 
 
-def _ranks(file: Path) -> NDArray[np.int64]:
-    ranks: NDArray[np.int64] = pq.read_table(file, columns=["rank"])["rank"].to_numpy()
+def _ranks(file: Path, order: dict[str, list[int]], split: str) -> NDArray[np.int64]:
+    """Ranks in order of `sequence_id`, which must be the same in all files of a split."""
+    table = pq.read_table(file, columns=["sequence_id", "rank"]).sort_by("sequence_id")
+    found = table["sequence_id"].to_pylist()
+    if order.setdefault(split, found) != found:
+        raise R2ecError(
+            f"{file} ranks other sequences than the first row: the warehouse changed between the"
+            " runs. Run the study anew in another --output"
+        )
+    ranks: NDArray[np.int64] = table["rank"].to_numpy()
     return ranks
 
 

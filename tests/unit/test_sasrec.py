@@ -1,11 +1,21 @@
 """SASRec learns an order, looks back only, and gives the same model again."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
-from r2ec.infer.baselines.sasrec import Sasrec, SasrecSettings, sasrec_ranks, train_sasrec
+from r2ec.errors import UsageError
+from r2ec.infer.baselines.sasrec import (
+    Sasrec,
+    SasrecSettings,
+    kept_sasrec,
+    sasrec_ranks,
+    train_sasrec,
+)
 from r2ec.infer.baselines.sequences import UserSequence
+from r2ec.storage import Warehouse
 from r2ec.tables import Example, History
 
 NUM_ITEMS = 12
@@ -44,6 +54,24 @@ def test_it_learns_what_comes_next_and_the_same_again() -> None:
     ]
     assert (ranks[0] == 1).mean() > 0.8
     assert ranks[0].tolist() == ranks[1].tolist()
+
+
+def test_a_kept_model_is_read_again_and_never_taken_for_another(tmp_path: Path) -> None:
+    file, place = str(tmp_path / "sasrec.pt"), Warehouse(str(tmp_path))
+
+    def train() -> Sasrec:
+        return train_sasrec(SEQUENCES, VALID, NUM_ITEMS, SETTINGS)
+
+    def never() -> Sasrec:
+        raise AssertionError("it is kept")
+
+    ranks = [
+        sasrec_ranks(kept_sasrec(file, place, make, NUM_ITEMS, SETTINGS), VALID, SETTINGS).tolist()
+        for make in (train, never)
+    ]
+    assert ranks[0] == ranks[1]
+    with pytest.raises(UsageError, match="name another file"):
+        kept_sasrec(file, place, never, NUM_ITEMS, replace(SETTINGS, seed=4))
 
 
 def test_a_drawn_softmax_learns_it_too() -> None:

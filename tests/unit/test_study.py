@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2ec.config import load_train_config
-from r2ec.errors import NotReadyError, UsageError
+from r2ec.errors import NotReadyError, R2ecError, UsageError
+from r2ec.metrics import bootstrap_interval
+from r2ec.study.bootstrap import interval, paired_difference
 from r2ec.study.config import load_study, overrides
 from r2ec.study.picture import draw
 from r2ec.study.runs import commands, plan_runs
@@ -97,7 +99,8 @@ def fill(study_file: Path, folder: Path, ranks: dict[str, list[list[int]]]) -> N
         run.folder.mkdir(parents=True)
         for split in ("valid", "test"):
             for budget in run.row.budgets or (None,):
-                table = pa.table({"rank": ranks[run.row.name][run.seed - 1]})
+                found = ranks[run.row.name][run.seed - 1]
+                table = pa.table({"sequence_id": range(len(found)), "rank": found})
                 pq.write_table(table, run.ranks(split, budget))
         (run.folder / "done.json").write_text("{}")
 
@@ -118,10 +121,33 @@ def test_the_table_has_means_over_seeds_and_paired_differences(
     assert (first.value, first.difference, first.seeds) == (0.5, None, 1)
     assert (plain.value, plain.lowest_seed, plain.highest_seed) == (0.75, 0.5, 1.0)
     assert plain.difference == pytest.approx(0.25)
-    # Half of the users gain .5 each, so the interval of the difference is about ±.025.
-    assert plain.difference_low == pytest.approx(0.225, abs=0.01)
-    assert plain.difference_high == pytest.approx(0.275, abs=0.01)
-    assert plain.ci_high - plain.ci_low < first.ci_high - first.ci_low
+    # One seed helps half of the users and the other none: drawn twice, either is the whole mean.
+    assert plain.difference_low == pytest.approx(0.0, abs=0.01)
+    assert plain.difference_high == pytest.approx(0.5, abs=0.06)
+
+
+def test_intervals_hold_users_and_seeds_and_pairs_are_narrower() -> None:
+    draws = np.random.default_rng(1)
+    hard = draws.random(400)
+    same = np.stack([hard, hard])
+    low, high = interval(same)
+    assert (low, high) == pytest.approx(bootstrap_interval(hard, seed=5), abs=0.005)
+    value, low, high = paired_difference(same + 0.1, same)
+    assert (value, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    spread = np.stack([hard, hard + 1])
+    assert np.subtract(*interval(spread)[::-1]) > 0.8
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_difference(same, same[:, 1:])
+
+
+def test_ranks_of_other_sequences_are_not_paired(study_file: Path, tmp_path: Path) -> None:
+    fill(study_file, tmp_path, {"popular": [[1, 2, 3]], "plain": [[1, 2, 3]] * 2})
+    study = load_study(str(study_file))
+    runs = plan_runs(study, tmp_path)
+    other = pa.table({"sequence_id": [7, 8, 9], "rank": [1, 2, 3]})
+    pq.write_table(other, runs[-3].ranks("valid", None))
+    with pytest.raises(R2ecError, match="other sequences"):
+        build_table(study, runs)
 
 
 def test_table_and_picture_are_written(study_file: Path, tmp_path: Path) -> None:

@@ -17,11 +17,17 @@ BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
 
 
 def baseline_ranks(
-    warehouse: Warehouse, name: str, examples: Sequence[Example], *, seed: int = 0
+    warehouse: Warehouse,
+    name: str,
+    examples: Sequence[Example],
+    *,
+    seed: int = 0,
+    weights: str | None = None,
 ) -> NDArray[np.int64]:
     """Rank of each target (from 1) under a baseline made from the training split alone.
 
-    SASRec stops training by the valid split, as the models do; `seed` is its. Raises `ValueError`
+    SASRec stops training by the valid split, as the models do; `seed` is its, and `weights` a file
+    from which it is read, or to which it is written after its training. Raises `ValueError`
     for a name that is none of `BASELINES`, `NotReadyError` for a training split without events.
     """
     if name not in BASELINES:
@@ -36,11 +42,22 @@ def baseline_ranks(
         return popularity_ranks(recent_counts(sequences, num_items), examples)
     if name == "cooccurrence":
         return cooccurrence_ranks(build_cooccurrence(sequences, num_items), examples)
-    from r2ec.infer.baselines.sasrec import SasrecSettings, sasrec_ranks, train_sasrec
+    from r2ec.infer.baselines.sasrec import (
+        SasrecSettings,
+        kept_sasrec,
+        sasrec_ranks,
+        train_sasrec,
+    )
 
     settings = replace(SasrecSettings(), seed=seed)
     valid = load_examples(warehouse, "valid")
     if not valid:
         raise NotReadyError(f"sequences/split=valid of {warehouse.root} is empty")
-    model = train_sasrec(sequences, valid, num_items, settings)
+    model = kept_sasrec(
+        weights,
+        warehouse,
+        lambda: train_sasrec(sequences, valid, num_items, settings),
+        num_items,
+        settings,
+    )
     return sasrec_ranks(model, examples, settings)

@@ -9,8 +9,9 @@ Shapes: B users, L places, I items, H hidden size.
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from r2ec.errors import UsageError
 from r2ec.infer.baselines.sequences import UserSequence
 from r2ec.logs import get_logger
 from r2ec.metrics import ndcg_at_k
+from r2ec.storage import Warehouse
 from r2ec.tables import Example
 
 _LOG = get_logger(__name__)
@@ -129,6 +132,35 @@ def train_sasrec(
     return model.eval()
 
 
+def kept_sasrec(
+    file: str | None,
+    warehouse: Warehouse,
+    train: Callable[[], Sasrec],
+    num_items: int,
+    settings: SasrecSettings,
+) -> Sasrec:
+    """The model in `file` if it is there, else the trained one, which is then kept in it.
+
+    Raises `UsageError` where the file holds a model of other settings or another warehouse.
+    """
+    made_from = {"warehouse": warehouse.root, "num_items": num_items} | asdict(settings)
+    if file is None:
+        return train()
+    if Path(file).exists():
+        kept = torch.load(file, weights_only=True)
+        if kept["made_from"] != made_from:
+            raise UsageError(
+                f"{file} holds a SASRec of {kept['made_from']}, not of {made_from}: name another"
+                " file, or remove it"
+            )
+        model = Sasrec(num_items, settings)
+        model.load_state_dict(kept["weights"])
+        return model.eval()
+    model = train()
+    torch.save({"made_from": made_from, "weights": model.state_dict()}, file)
+    return model
+
+
 @torch.no_grad()
 def sasrec_ranks(
     model: Sasrec, examples: Sequence[Example], settings: SasrecSettings, batch_users: int = 256
@@ -151,7 +183,7 @@ def sasrec_ranks(
 
 def _padded(rows: Sequence[list[int]], model: Sasrec, length: int) -> Tensor:
     kept = [row[-length:] for row in rows]
-    longest = max(len(row) for row in kept)
+    longest = max(1, max(len(row) for row in kept))
     return torch.tensor([[model.num_items] * (longest - len(row)) + row for row in kept])
 
 
