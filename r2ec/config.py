@@ -129,6 +129,7 @@ class RecpoConfig(Section):
     item_softmax: Literal["in_batch", "catalog"] = "in_batch"
     kl_weight: float = Field(0.0, ge=0)
     refresh_every: int = Field(10, ge=1)
+    log_reasonings_every: int = Field(25, ge=1)
     eval_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)
     max_seconds: float = Field(0.0, ge=0)
@@ -152,6 +153,7 @@ class EngineConfig(Section):
 
     zero_stage: Literal[0, 1, 2] = 2
     gradient_clipping: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
     timeout_seconds: float = Field(1800.0, gt=0)
 
 
@@ -163,10 +165,14 @@ class CheckpointConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Greedy evaluation on held-out sequences; cut-offs are options of `r2ec-cli evaluate`."""
+    """Greedy evaluation on held-out sequences; cut-offs are options of `r2ec-cli evaluate`.
+
+    `at_end` evaluates the delivered model on all of valid and test, into the table `metrics`.
+    """
 
     max_valid_users: int = Field(2000, ge=1)
     reasoning_budget: int = Field(64, ge=0)
+    at_end: bool = True
     batch_rows: int = Field(256, ge=1)
 
 

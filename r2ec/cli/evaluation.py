@@ -89,11 +89,11 @@ def evaluate(
     from r2ec.config import load_train_config
     from r2ec.infer.evaluate import (
         evaluation_examples,
-        record_metrics,
         save_ranks,
         trained_ranks,
         untrained_ranks,
     )
+    from r2ec.metric_rows import record_metrics
     from r2ec.storage import Warehouse
 
     place = Warehouse(warehouse)

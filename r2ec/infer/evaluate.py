@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from r2ec import schemas
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
-from r2ec.metrics import MetricValue, summarise
 from r2ec.model.checkpoint import check_catalog, load_base, load_model
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.retrieval.embed import embed_items
@@ -124,38 +122,6 @@ def save_ranks(file: str, examples: Sequence[Example], ranks: NDArray[np.int64])
         }
     )
     pq.write_table(table.sort_by("sequence_id"), file)
-
-
-def record_metrics(
-    warehouse: Warehouse,
-    *,
-    run_id: str,
-    model: str,
-    split: str,
-    ranks: NDArray[np.int64],
-    ks: Sequence[int],
-    seed: int = 0,
-) -> list[MetricValue]:
-    """Summarise ranks and put them into `metrics`; the same run, split and model is replaced."""
-    values = summarise(ranks, ks=ks, seed=seed)
-    rows = pa.Table.from_pylist(
-        [
-            {
-                "run_id": run_id,
-                "model": model,
-                "split": split,
-                "metric": value.metric,
-                "value": value.value,
-                "ci_low": value.ci_low,
-                "ci_high": value.ci_high,
-                "users": value.users,
-            }
-            for value in values
-        ],
-        schema=schemas.METRICS.schema,
-    )
-    warehouse.write_parquet(rows, "metrics", f"{run_id}-{split}.parquet")
-    return values
 
 
 def end_of_day(date: str) -> int:

@@ -58,10 +58,16 @@ class LoadedModel:
 
 
 def load_base(
-    path: str, *, model: ModelConfig, prompt: PromptConfig, device: str = "cpu"
+    path: str,
+    *,
+    model: ModelConfig,
+    prompt: PromptConfig,
+    device: str = "cpu",
+    recompute: bool = False,
 ) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
     """Open a plain Hugging Face directory as a dual-head model with these settings.
 
+    `recompute` saves memory in training (see `DualHeadModel`).
     Raises `NotReadyError` if the directory or its files are missing or damaged, `UsageError` for a
     tokenizer or a kind of model that cannot be used.
     """
@@ -71,7 +77,7 @@ def load_base(
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
     if model.lora.rank:
         causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
-    dual = DualHeadModel(causal_lm, temperature=model.tau).to(device)
+    dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
     dual.check_logits()
     encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
     return dual, encoder, tokenizer

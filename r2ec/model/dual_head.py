@@ -7,6 +7,8 @@ items are added, changed or removed by editing rows.
 Shapes: B rows, L tokens, H hidden size, V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,13 +28,34 @@ _DIVIDE = "logits_scaling"
 class DualHeadModel(nn.Module):
     """A causal language model whose last hidden states also rank items.
 
-    `causal_lm` may be wrapped by peft. `temperature` is tau of the item softmax.
+    `causal_lm` may be wrapped by peft. `temperature` is tau of the item softmax. With `recompute`
+    (gradient checkpointing) a forward with gradient keeps the inputs of each layer alone and
+    computes the rest again in the backward pass.
     """
 
-    def __init__(self, causal_lm: nn.Module, *, temperature: float) -> None:
+    def __init__(
+        self, causal_lm: nn.Module, *, temperature: float, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.temperature = temperature
+        self._recomputed: list[nn.Module] = []
+        if recompute:
+            # Named anew in transformers 5; before that, by its older name.
+            pretrained: Any = self._pretrained()
+            name = "activation_checkpointing_enable"
+            if not hasattr(pretrained, name):
+                name = "gradient_checkpointing_enable"
+            getattr(pretrained, name)({"use_reentrant": False})
+            self._recomputed = [
+                module
+                for module in self.modules()
+                if getattr(module, "gradient_checkpointing", None) is True
+            ]
+            if not self._recomputed:
+                raise UsageError(
+                    f"engine.gradient_checkpointing: {type(pretrained).__name__} cannot do it"
+                )
 
     @property
     def config(self) -> Any:
@@ -67,13 +90,14 @@ class DualHeadModel(nn.Module):
         that the mask keeps, so padding on either side changes nothing.
         """
         positions = (mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
-        output = self._pretrained().get_decoder()(
-            input_ids=ids_BL,
-            attention_mask=mask_BL,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with self._recomputing():
+            output = self._pretrained().get_decoder()(
+                input_ids=ids_BL,
+                attention_mask=mask_BL,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -85,18 +109,15 @@ class DualHeadModel(nn.Module):
     def packed_hidden_states(self, rows: PackedRows) -> Tensor:
         """Final hidden states of packed rows, (B, L, H): each as in a row of its own."""
         positions_BL = rows.positions_BL.to(self.device)
-        decoder = self._pretrained().get_decoder()
-        output = decoder(
-            input_ids=rows.ids_BL.to(self.device),
-            attention_mask=attention_masks(
-                self.config,
-                positions_BL,
-                rows.segments_BL.to(self.device),
-                self._pretrained().dtype,
-            ),
-            position_ids=positions_BL,
-            use_cache=False,
-        )
+        segments_BL = rows.segments_BL.to(self.device)
+        masks = attention_masks(self.config, positions_BL, segments_BL, self.dtype)
+        with self._recomputing():
+            output = self._pretrained().get_decoder()(
+                input_ids=rows.ids_BL.to(self.device),
+                attention_mask=masks,
+                position_ids=positions_BL,
+                use_cache=False,
+            )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -162,6 +183,20 @@ class DualHeadModel(nn.Module):
                 f"{type(self._pretrained()).__name__} changes its logits in a way this program does"
                 f" not know (difference {difference:.3g}); use another base model"
             )
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Layers recompute only while they are in training mode, which nothing else here is: it
+        would switch dropout on, and the policy would be another one than the sampler's."""
+        layers = self._recomputed if torch.is_grad_enabled() else []
+        before = [layer.training for layer in layers]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer, training in zip(layers, before, strict=True):
+                layer.training = training
 
     def _pretrained(self) -> PreTrainedModel:
         """The `transformers` model, under peft's wrapper where there is one."""

@@ -1,7 +1,9 @@
 """The loop that both stages share: steps, evaluation, best weights, checkpoints, resume."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from r2ec.errors import StoppedError
-from r2ec.logs import get_logger
+from r2ec.logs import get_logger, progress
 from r2ec.metrics import hit_rate_at_k, ndcg_at_k
 from r2ec.model.checkpoint import ModelCard, save_model
 from r2ec.recpo.engine import Engine
@@ -82,6 +84,33 @@ def run_stage(
         state = _Progress()
         _judge(plan, engine, tokenizer, journal, state, best_dir)
         state.first = state.best
+    with _bar(plan, engine, state) as advance:
+        _run_steps(
+            plan, engine, table, tokenizer, journal, state, folder, best_dir, stopping, advance
+        )
+    if state.judged < state.step:
+        _judge(plan, engine, tokenizer, journal, state, best_dir)
+    return {
+        "valid_ndcg@10_before": state.first,
+        "valid_ndcg@10": state.best,
+        "best_step": float(state.best_step),
+        "steps": float(state.step),
+    }
+
+
+def _run_steps(
+    plan: StagePlan,
+    engine: Engine,
+    table: ItemTable,
+    tokenizer: Any,
+    journal: Journal,
+    state: _Progress,
+    folder: Path,
+    best_dir: Path,
+    stopping: Callable[[], bool],
+    advance: Callable[[int], None] | None,
+) -> None:
+    """Steps, evaluations and checkpoints until the stage is over; `state` goes along."""
     clock = _Clock(state.seconds)
     last_line = time.monotonic()
     while not _is_over(plan, state):
@@ -96,7 +125,9 @@ def run_stage(
         state.step += 1
         figures["step_seconds"] = time.monotonic() - start
         journal.log_step(plan.name, state.step, figures)
-        if engine.world.is_first and time.monotonic() - last_line > LINE_EVERY_SECONDS:
+        if advance is not None:
+            advance(1)
+        elif engine.world.is_first and time.monotonic() - last_line > LINE_EVERY_SECONDS:
             last_line = time.monotonic()
             _LOG.info("%s step %d of %d: %s", plan.name, state.step, plan.steps, _line(figures))
         spent = engine.world.gather((clock.seconds(), time.process_time() - cpu_start))
@@ -106,14 +137,19 @@ def run_stage(
             _judge(plan, engine, tokenizer, journal, state, best_dir)
         if state.step % plan.checkpoint_every == 0 and not _is_over(plan, state):
             _save(plan, engine, table, folder, state)
-    if state.judged < state.step:
-        _judge(plan, engine, tokenizer, journal, state, best_dir)
-    return {
-        "valid_ndcg@10_before": state.first,
-        "valid_ndcg@10": state.best,
-        "best_step": float(state.best_step),
-        "steps": float(state.step),
-    }
+
+
+@contextmanager
+def _bar(
+    plan: StagePlan, engine: Engine, state: _Progress
+) -> Iterator[Callable[[int], None] | None]:
+    """A bar with rate and time left on the first rank's terminal; None elsewhere, for lines."""
+    if not (engine.world.is_first and sys.stderr.isatty()):
+        yield None
+        return
+    with progress(plan.name, plan.steps) as advance:
+        advance(state.step)
+        yield advance
 
 
 class _Clock:

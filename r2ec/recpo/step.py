@@ -83,13 +83,18 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
             lr=lr,
             reference=place.reference,
         )
-    if step % config.recpo.eval_every == 0 and groups:
+    if step % settings.log_reasonings_every == 0 and groups:
         sample = groups[0].completions[0]
         sampled = sample.ids[: sample.num_sampled]
         text = place.encoder.reasoning_text(sampled, sample.finish_reason)
         place.journal.log_text("recpo", step, "reasoning", text)
     result = step_figures(place, groups, rewards_BG, figures)
+    tokens = sum(
+        len(group.completions[0].prompt_ids) + sum(len(c.ids) for c in group.completions)
+        for group in groups
+    )
     return result | {
+        "tokens_per_second": sum(world.gather(tokens)) / (time.monotonic() - start),
         "grad_norm": norm,
         "lr": lr,
         "rollout_seconds": rollout_seconds,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from r2ec.model.checkpoint import (
 from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.contrastive import build_user_row, contrastive_step
 from r2ec.recpo.engine import World
+from r2ec.recpo.final import evaluate_delivered
 from r2ec.recpo.journal import Journal
 from r2ec.recpo.memory import memory_advice
+from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.step import recpo_step
 from r2ec.recpo.workplace import Data, build_card, load_data, open_workplace, run_plan
 from r2ec.stopping import StopSignal
@@ -74,6 +77,9 @@ def _run(
         deliver(config, data, source, finished)
         log_summary(finished)
     world.barrier()
+    if config.evaluation.at_end:
+        evaluate_delivered(config, world, data.catalog)
+        world.barrier()
     journal.close()
     return finished
 
@@ -102,6 +108,7 @@ def contrastive_stage(
     )
 
     def run_step(step: int) -> dict[str, float | None]:
+        start = time.monotonic()
         users = batch_at(data.train, step, settings.batch_users, config.seed)
         rows = [
             build_user_row(
@@ -114,7 +121,8 @@ def contrastive_stage(
             )
             for example in world.share(users)
         ]
-        tokens = sum(world.gather(sum(row.language_tokens for row in rows)))
+        spoken = world.gather((sum(r.language_tokens for r in rows), sum(len(r.ids) for r in rows)))
+        tokens, read = (sum(share) for share in zip(*spoken, strict=True))
         lr = learning_rate(step, settings.lr, settings.warmup_steps)
         figures, norm = contrastive_step(
             place.engine,
@@ -133,6 +141,8 @@ def contrastive_stage(
             "in_batch_hit_rate@1": figures.in_batch_hits,
             "grad_norm": norm,
             "lr": lr,
+            "tokens_per_second": read / (time.monotonic() - start),
+            "peak_memory_bytes": peak_memory_bytes(),
         }
 
     return run_plan(

@@ -88,7 +88,11 @@ def open_workplace(
 ) -> Workplace:
     """Load the weights a stage starts from and put DeepSpeed around them."""
     model, encoder, tokenizer = load_base(
-        source, model=config.model, prompt=config.prompt, device=world.device
+        source,
+        model=config.model,
+        prompt=config.prompt,
+        device=world.device,
+        recompute=config.engine.gradient_checkpointing,
     )
     rows = [encoder.item_ids(item) for item in data.catalog.items]
     shares_I = log_shares([example.target_index for example in data.train], len(rows))

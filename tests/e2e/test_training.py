@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from r2ec import schemas
 from r2ec.model.checkpoint import load_model
+from r2ec.storage import Warehouse
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
 from tests.factories.models import PROMPT, TAU, small_model
 from tests.factories.shop import write_shop
@@ -64,7 +66,7 @@ every_steps = 2
 [evaluation]
 reasoning_budget = 6
 """
-UNSTEADY = ("seconds", "memory")
+UNSTEADY = ("second", "memory")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,24 @@ def two(place: Path) -> str:
 
 def steady(line: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in line.items() if not any(word in k for word in UNSTEADY)}
+
+
+def test_the_delivered_model_is_evaluated_once_at_the_end_as_evaluate_does_it(
+    place: Path, straight: Path, two: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert two.count("test, once at the end: N@10") == 1, "one of two processes tells it"
+    capsys.readouterr()
+    at = ("--warehouse", place / "warehouse", "--model", straight)
+    written = Warehouse(str(place / "warehouse")).read_table(schemas.METRICS).to_pylist()
+    for split in ("valid", "test"):
+        assert cli("evaluate", *at, "--split", split, "--format", "json") == 0
+        again = json.loads(capsys.readouterr().out)
+        rows = {
+            row["metric"]: row["value"]
+            for row in written
+            if row["run_id"] == again["run_id"] and row["split"] == split
+        }
+        assert rows == {row["metric"]: row["value"] for row in again["metrics"]}
 
 
 def test_a_summary_is_told_once_and_not_by_every_process(two: str) -> None:

@@ -99,3 +99,33 @@ def test_what_cannot_be_packed_is_refused() -> None:
         pack_rows([[1], [2]], [[3]], 0)
     with pytest.raises(ValueError, match="no tokens"):
         pack_rows([[]], [[3]], 0)
+
+
+def gradients_and_kept_bytes(model: DualHeadModel) -> tuple[dict[str, torch.Tensor], int]:
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    completions = completions_of(model)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        new = policy_pass(model, completions, pad_id=0, temperature=1.3)
+        (new.logprobs_T.sum() + new.state_NH.sum()).backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return grads, kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_layers_give_the_same_gradient_and_keep_less(family: str) -> None:
+    plain = model_of(family)
+    recomputing = DualHeadModel(plain.causal_lm, temperature=0.1, recompute=True).eval()
+    expected, kept = gradients_and_kept_bytes(plain)
+    found, kept_less = gradients_and_kept_bytes(recomputing)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() < 1e-5 * (1 + value.abs().max()), name
+    assert kept_less < 0.6 * kept
+    assert not any(module.training for module in recomputing.modules()), "dropout stays off"

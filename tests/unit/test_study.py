@@ -166,10 +166,6 @@ def test_table_and_picture_are_written(study_file: Path, tmp_path: Path) -> None
     for kind in ("svg", "png"):
         draw(lines, study, tmp_path / f"picture.{kind}")
         assert (tmp_path / f"picture.{kind}").stat().st_size > 5000
-    assert (
-        "more, 8 tokens" in (tmp_path / "picture.svg").read_text()
-        or "<path" in (tmp_path / "picture.svg").read_text()
-    )
 
 
 @pytest.mark.parametrize(

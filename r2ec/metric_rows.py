@@ -1,0 +1,43 @@
+"""Rows of the table `metrics`: what a run reached on a split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from r2ec import schemas
+from r2ec.metrics import MetricValue, summarise
+from r2ec.storage import Warehouse
+
+
+def record_metrics(
+    warehouse: Warehouse,
+    *,
+    run_id: str,
+    model: str,
+    split: str,
+    ranks: NDArray[np.int64],
+    ks: Sequence[int],
+    seed: int = 0,
+) -> list[MetricValue]:
+    """Summarise ranks and put them into `metrics`; the same run and split is replaced."""
+    values = summarise(ranks, ks=ks, seed=seed)
+    rows = pa.Table.from_pylist(
+        [
+            {
+                "run_id": run_id,
+                "model": model,
+                "split": split,
+                "metric": value.metric,
+                "value": value.value,
+                "ci_low": value.ci_low,
+                "ci_high": value.ci_high,
+                "users": value.users,
+            }
+            for value in values
+        ],
+        schema=schemas.METRICS.schema,
+    )
+    warehouse.write_parquet(rows, "metrics", f"{run_id}-{split}.parquet")
+    return values
