@@ -37,6 +37,14 @@ def test_the_core_is_the_fixed_point_however_many_rounds_it_takes(spark, users, 
     assert num_items == len({item for _, item in wanted})
 
 
+def test_rounds_go_on_while_a_single_item_is_lost(spark):
+    # Fastened to the circle at one end, the chain comes apart from the other, an item a round.
+    packed = pack(spark, [*chain(5), ("V0", 5), *CIRCLE])
+    core, num_items = k_core(packed, 103, min_user_events=2, min_item_events=2)
+    assert kept(packed, core) == sorted(CIRCLE)
+    assert num_items == 3
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60),
     st.integers(1, 4),

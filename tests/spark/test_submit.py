@@ -66,9 +66,9 @@ def shop(tmp_path_factory):
     return make_shop(tmp_path_factory.mktemp("shop"), make_log(seed=5, events=300))
 
 
-def submit(bare, job, *options, zipped=True):
+def submit(bare, job, *options):
     folder, env = bare
-    files = ["--py-files", str(folder / "r2ec.zip")] if zipped else []
+    files = ["--py-files", str(folder / "r2ec.zip")]
     spark_submit = Path(env["SPARK_HOME"]) / "bin" / "spark-submit"
     local = ["--master", "local[2]", "--driver-java-options", FAST]
     command = [spark_submit, *local, *files, folder / "jobs" / f"{job}.py", *options]
@@ -77,19 +77,40 @@ def submit(bare, job, *options, zipped=True):
     )
 
 
-def test_both_jobs_run_with_nothing_but_pyspark_and_pyarrow(bare, shop, tmp_path):
+def run_job(bare, job, *options, **changes):
+    """The job by plain Python, from the zip."""
+    folder, env = bare
+    env = env | {
+        "PYTHONPATH": f"{env['PYTHONPATH']}:{folder / 'r2ec.zip'}",
+        "PYSPARK_SUBMIT_ARGS": f"--driver-java-options {FAST} pyspark-shell",
+    }
+    command = [sys.executable, str(folder / "jobs" / f"{job}.py"), *map(str, options)]
+    return subprocess.run(
+        command, env=env | changes, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def built(bare, shop, tmp_path_factory):
+    """A warehouse that both jobs built, and what the second one printed."""
     log, items = shop
-    where = ("--interactions", log, "--warehouse", tmp_path / "w")
+    warehouse = tmp_path_factory.mktemp("built") / "w"
+    where = ("--interactions", log, "--warehouse", warehouse)
     options = ("--items", items, "--mapping", "amazon2023", "--register", "shop")
-    built = submit(bare, "build_catalog", *where, *options)
-    assert built.returncode == 0, built.stdout
-    built = submit(bare, "build_sequences", *where, "--min-user-events", 2)
-    assert built.returncode == 0, built.stdout
-    (line,) = built.stdout.splitlines()
+    done = submit(bare, "build_catalog", *where, *options)
+    assert done.returncode == 0, done.stdout
+    done = submit(bare, "build_sequences", *where, "--min-user-events", 2)
+    assert done.returncode == 0, done.stdout
+    return warehouse, done
+
+
+def test_both_jobs_run_with_nothing_but_pyspark_and_pyarrow(bare, built, tmp_path):
+    warehouse, done = built
+    (line,) = done.stdout.splitlines()
     assert line.startswith("build_sequences histories 2017-08-")
     assert " rows in 300, kept " in line
-    assert "\r" not in built.stderr  # no progress bar where there is no terminal
-    assert {place.split("/")[0] for place in contents(tmp_path / "w")} == {
+    assert "\r" not in done.stderr  # no progress bar where there is no terminal
+    assert {place.split("/")[0] for place in contents(warehouse)} == {
         "catalog",
         "sequences",
         "histories",
@@ -104,8 +125,8 @@ def test_both_jobs_run_with_nothing_but_pyspark_and_pyarrow(bare, shop, tmp_path
 
 @pytest.mark.parametrize("job", ["build_catalog", "build_sequences"])
 def test_help_names_every_option_with_no_more_than_the_zip(bare, job):
-    done = submit(bare, job, "--help")
-    assert done.returncode == 0, done.stdout
+    done = run_job(bare, job, "--help")
+    assert done.returncode == 0, done.stderr
     for option in ("--interactions", "--user-column", "--time-unit", "--mapping", "--warehouse"):
         assert option in done.stdout
 
@@ -118,18 +139,10 @@ def test_a_user_mistake_is_one_line_and_an_exit_code(bare, shop, tmp_path):
     assert done.stdout.startswith("error: no catalog version at all")
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
-    done = submit(bare, "build_sequences", "--interactions", log, zipped=False)
+    done = run_job(bare, "build_sequences", PYTHONPATH=str(bare[0] / "site"))
     assert done.returncode == 1
-    assert "error: no module 'r2ec'" in done.stdout
-    assert "--py-files dist/r2ec.zip" in done.stdout
-
-
-def run_job(bare, job, *options, **changes):
-    """The job by plain Python, from the zip."""
-    folder, env = bare
-    env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{folder / 'r2ec.zip'}"} | changes
-    command = [sys.executable, str(folder / "jobs" / f"{job}.py"), *map(str, options)]
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert "error: no module 'r2ec'" in done.stderr
+    assert "--py-files dist/r2ec.zip" in done.stderr
 
 
 def test_missing_java_is_noticed_with_the_way_to_get_it(bare, shop, tmp_path):
@@ -151,30 +164,26 @@ def test_an_unwritable_warehouse_is_named(bare, shop, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_that_breaks_off_is_named(bare, shop, tmp_path):
-    log, items = shop
-    where = ("--warehouse", tmp_path / "w")
-    done = run_job(bare, "build_catalog", "--items", items, "--version", "2024-01-01", *where)
-    assert done.returncode == 0, done.stderr
+def test_a_file_that_breaks_off_is_named(bare, shop, built, tmp_path):
+    log, _ = shop
+    shutil.copytree(built[0] / "catalog", tmp_path / "w" / "catalog")
+    catalog = contents(tmp_path / "w")
     cut = tmp_path / "cut.csv.gz"
     cut.write_bytes(log.read_bytes()[:-500])
-    done = run_job(bare, "build_sequences", "--interactions", cut, *where)
+    done = run_job(bare, "build_sequences", "--interactions", cut, "--warehouse", tmp_path / "w")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
     assert "/cut.csv.gz" in last
     assert "cannot be read: java.io.EOFException" in last
-    assert contents(tmp_path / "w").keys() == {"catalog/version=2024-01-01"}
+    assert contents(tmp_path / "w") == catalog
 
 
 def test_a_killed_job_leaves_the_tables_as_they_were_and_the_next_one_replaces_them(
-    bare, shop, tmp_path
+    bare, shop, built, tmp_path
 ):
-    log, items = shop
-    where = ("--interactions", log, "--warehouse", tmp_path / "w")
-    submit(bare, "build_catalog", "--items", items, *where)
-    done = submit(bare, "build_sequences", *where)
-    assert done.returncode == 0, done.stdout
+    shutil.copytree(built[0], tmp_path / "w")
+    where = ("--interactions", shop[0], "--warehouse", tmp_path / "w")
     before = contents(tmp_path / "w")
     folder, env = bare
     env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{folder / 'r2ec.zip'}"}
