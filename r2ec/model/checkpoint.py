@@ -78,7 +78,7 @@ def load_base(
     if model.lora.rank:
         causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
     dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
-    dual.check_logits()
+    dual.check_backbone()
     encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
     return dual, encoder, tokenizer
 

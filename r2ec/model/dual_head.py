@@ -101,11 +101,6 @@ class DualHeadModel(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    @property
-    def can_pack(self) -> bool:
-        """Whether `packed_hidden_states` works for this backbone."""
-        return can_pack(self.config)
-
     def packed_hidden_states(self, rows: PackedRows) -> Tensor:
         """Final hidden states of packed rows, (B, L, H): each as in a row of its own."""
         positions_BL = rows.positions_BL.to(self.device)
@@ -168,11 +163,18 @@ class DualHeadModel(nn.Module):
         last_B = mask_BL.long().sum(dim=1) - 1
         return hidden_BLH[torch.arange(ids_BL.shape[0], device=hidden_BLH.device), last_B]
 
-    def check_logits(self) -> None:
-        """Raise `UsageError` if this head's logits differ from the backbone's own.
+    def check_backbone(self) -> None:
+        """Raise `UsageError` for attention that takes no mask of ours, or logits that differ.
 
         Guards against a family whose config has yet another way to change its logits.
         """
+        if not can_pack(self.config):
+            kinds = sorted(set(getattr(self.config, "layer_types", None) or ()))
+            raise UsageError(
+                f"{type(self._pretrained()).__name__} attends by"
+                f" {self.config._attn_implementation}{f' in {kinds}' if kinds else ''}: full or"
+                " sliding layers with sdpa or eager attention are needed; use another base model"
+            )
         ids = torch.arange(4, device=self.device).unsqueeze(0) % self.config.vocab_size
         with torch.no_grad():
             own = self.logits(self.hidden_states(ids, torch.ones_like(ids))[0])

@@ -14,7 +14,7 @@ from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.packed import pack_rows
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.tables import Catalog, Example
-from r2ec.text.tokens import PromptEncoder, pad_right
+from r2ec.text.tokens import PromptEncoder
 
 # Logits of a chunk, in float32: 64 MiB whatever the vocabulary.
 _CHUNK_ELEMENTS = 1 << 24
@@ -79,9 +79,8 @@ def policy_pass(
 ) -> PolicyPass:
     """Recompute the rollouts: same ids, same temperature, same support as the sampler used.
 
-    Neighbours with one prompt share it where the backbone takes a mask of ours; else each row is
-    expanded. Logits are built for sampled tokens only, in chunks that are recomputed in the
-    backward pass, never for whole prompts.
+    Neighbours with one prompt share it. Logits are built for sampled tokens only, in chunks that
+    are recomputed in the backward pass, never for whole prompts.
     """
     hidden_MH, places = _hidden_of_sampled(model, completions, pad_id)
     sampled = [token for c in completions for token in c.ids[: c.num_sampled]]
@@ -120,25 +119,14 @@ class _Places:
 def _hidden_of_sampled(
     model: DualHeadModel, completions: Sequence[Completion], pad_id: int
 ) -> tuple[Tensor, _Places]:
-    """Hidden states (M, H) of all places of the batch, packed or expanded, and where to look."""
-    if model.can_pack:
-        packed = pack_rows(
-            [c.prompt_ids for c in completions], [c.ids for c in completions], pad_id
-        )
-        hidden_BLH = model.packed_hidden_states(packed)
-        length = hidden_BLH.shape[1]
-        prompt_end = [
-            row * length + n - 1 for row, n in zip(packed.row_N, packed.prompt_N, strict=True)
-        ]
-        first = [row * length + n for row, n in zip(packed.row_N, packed.first_N, strict=True)]
-    else:
-        ids, mask = pad_right([[*c.prompt_ids, *c.ids] for c in completions], pad_id)
-        hidden_BLH = model.hidden_states(
-            torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
-        )
-        length = hidden_BLH.shape[1]
-        first = [row * length + len(c.prompt_ids) for row, c in enumerate(completions)]
-        prompt_end = [place - 1 for place in first]
+    """Hidden states (M, H) of all places of the packed batch, and where to look."""
+    packed = pack_rows([c.prompt_ids for c in completions], [c.ids for c in completions], pad_id)
+    hidden_BLH = model.packed_hidden_states(packed)
+    length = hidden_BLH.shape[1]
+    first = [row * length + n for row, n in zip(packed.row_N, packed.first_N, strict=True)]
+    prompt_end = [
+        row * length + n - 1 for row, n in zip(packed.row_N, packed.prompt_N, strict=True)
+    ]
     row_T, before_T = sampled_places(completions, prompt_end, first)
     last_N = [place + len(c.ids) - 1 for place, c in zip(first, completions, strict=True)]
     device = hidden_BLH.device

@@ -132,7 +132,7 @@ def test_a_model_whose_logits_are_changed_in_an_unknown_way_is_wrong_use() -> No
     model, _ = small_model("llama")
     model.causal_lm.register_forward_hook(lambda _module, _input, output: shifted(output))
     with pytest.raises(UsageError, match="use another base model"):
-        model.check_logits()
+        model.check_backbone()
 
 
 def shifted(output):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from r2ec.config import InitConfig
+from r2ec.errors import UsageError
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.packed import PADDING, pack_rows
 from r2ec.model.scratch import build_scratch_model
@@ -72,26 +73,12 @@ def completions_of(model: DualHeadModel) -> list[Completion]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_backbone_that_takes_no_mask_of_ours_expands_its_rows_to_the_same_figures(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = model_of(family)
-    completions = completions_of(model)
-    packed = policy_pass(model, completions, pad_id=0, temperature=1.3)
-    monkeypatch.setattr(DualHeadModel, "can_pack", property(lambda _: False))
-    expanded = policy_pass(model, completions, pad_id=0, temperature=1.3)
-    assert packed.row_T.tolist() == expanded.row_T.tolist()
-    assert (packed.logprobs_T - expanded.logprobs_T).abs().max() < 1e-4
-    assert (packed.entropy_T - expanded.entropy_T).abs().max() < 1e-4
-    assert (packed.state_NH - expanded.state_NH).abs().max() < 1e-4
-
-
-def test_unknown_attention_is_not_packed() -> None:
+def test_attention_that_takes_no_mask_of_ours_is_refused() -> None:
     model = model_of("qwen2")
-    assert model.can_pack
+    model.check_backbone()
     model.config.layer_types = ["full_attention", "linear_attention"]
-    assert not model.can_pack
+    with pytest.raises(UsageError, match="linear_attention"):
+        model.check_backbone()
 
 
 def test_what_cannot_be_packed_is_refused() -> None:
