@@ -151,7 +151,7 @@ class InBatchConfig(Section):
 class EngineConfig(Section):
     """DeepSpeed: ZeRO stage, gradient clipping, how long a rank waits for a silent peer."""
 
-    zero_stage: Literal[0, 1, 2] = 2
+    zero_stage: Literal[0, 1, 2, 3] = 2
     gradient_clipping: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
     timeout_seconds: float = Field(1800.0, gt=0)

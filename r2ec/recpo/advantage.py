@@ -19,6 +19,8 @@ def group_advantages(rewards_BG: Tensor, kind: str = "grpo") -> Tensor:
     group_size = rewards_BG.shape[1]
     if group_size < 2:
         raise ValueError(f"a group needs 2 or more rollouts, got {group_size}")
+    if len(rewards_BG) == 0:  # a rank without users; torch warns of spreads of nothing
+        return rewards_BG
     centred_BG = rewards_BG - rewards_BG.mean(dim=1, keepdim=True)
     if kind == "grpo":
         spread_B1 = rewards_BG.std(dim=1, keepdim=True, correction=0)

@@ -92,10 +92,13 @@ def contrastive_step(
     sums = torch.zeros(3, device=engine.model.device)
     for chunk in cut(range(len(rows)), micro_batch, chunks):
         batch = [rows[row] for row in chunk]
-        item, language, hits = _losses(engine.model, batch or list(rows[:1]), live, pad_id)
-        weight = 1.0 if batch else 0.0
-        item, language = weight * item / len(targets_C), weight * language / max(1, language_tokens)
-        sums += torch.stack([item.detach(), language.detach(), weight * hits / len(targets_C)])
+        item, language, hits = (
+            _losses(engine.model, batch, live, pad_id)
+            if batch
+            else _no_losses(engine.model, pad_id)
+        )
+        item, language = item / len(targets_C), language / max(1, language_tokens)
+        sums += torch.stack([item.detach(), language.detach(), hits / len(targets_C)])
         engine.backward(item + lm_weight * language)
     live.backward(micro_batch)
     engine.world.sum_(sums)
@@ -137,6 +140,17 @@ def _losses(
         logits_TV, ids_BL[:, 1:][spoken_BL], reduction="sum"
     )
     return item, language, hits
+
+
+def _no_losses(model: DualHeadModel, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros that call the layers as `_losses` does: a rank without rows reduces like the others."""
+    ids = torch.full((1, 1), pad_id, device=model.device)
+    hidden_LH = model.hidden_states(ids, torch.ones_like(ids))[0]
+    return (
+        0.0 * hidden_LH.float().sum(),
+        model.logits(hidden_LH[:0]).sum(),
+        torch.zeros((), device=model.device),
+    )
 
 
 def _thin(history: History, dropout: float, source: random.Random) -> History:

@@ -4,15 +4,19 @@ A loss passed to `backward` is this rank's share of a global mean: its denominat
 ranks and micro-batches. DeepSpeed averages gradients over the ranks, so the loss is multiplied by
 their number; the gradient is then the sum of the shares, the same for any cut of the batch.
 
-Every rank must call `backward` the same number of times in a step (ZeRO-2 reduces at each call).
+Every rank must call `backward` the same number of times in a step (ZeRO 2 and 3 reduce at each
+call), after the same calls of the model's layers (ZeRO 3 gathers the weights at each of them).
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import socket
+import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -122,14 +126,20 @@ class Engine:
         zero_stage: int,
         gradient_clipping: float,
         weight_decay: float,
+        whole_up_to: int = 100_000,
     ) -> None:
+        """Under ZeRO 3, weights of at most `whole_up_to` elements stay whole on every rank."""
         import deepspeed
 
         parameters = [p for p in model.parameters() if p.requires_grad]
         bf16 = any(p.dtype == torch.bfloat16 for p in parameters)
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay)
         self.world, self.model = world, model
-        self._is_plain = zero_stage == 0 and not bf16
+        is_plain = zero_stage == 0 and not bf16
+        self._own_norm: float | None = None
+        self._is_partitioned = zero_stage == 3
+        self._is_whole = False
+        self.num_gathers = 0
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -137,8 +147,11 @@ class Engine:
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
                 "managed_gradient_accumulation": False,
-                "gradient_clipping": gradient_clipping,
-                "zero_optimization": {"stage": zero_stage},
+                "gradient_clipping": 0.0 if is_plain else gradient_clipping,
+                "zero_optimization": {
+                    "stage": zero_stage,
+                    "stage3_param_persistence_threshold": whole_up_to,
+                },
                 "zero_allow_untested_optimizer": True,
                 "zero_force_ds_cpu_optimizer": False,
                 "bf16": {"enabled": bf16},
@@ -146,23 +159,49 @@ class Engine:
             },
         )
 
+        if is_plain:
+            # The one case in which DeepSpeed does not tell the norm: clip, and tell, on our own.
+            def clip(*_: object) -> None:
+                norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clipping)
+                self._own_norm = float(norm)
+
+            optimizer.register_step_pre_hook(clip)
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's share of the global loss."""
+        if self._is_partitioned:
+            # ZeRO 3 adds a gradient to the earlier ones of a step only if it was told that another
+            # pass begins; else it takes their place. Its own forward would tell, but the losses
+            # here are made of parts of the model.
+            self._engine.optimizer.clear_backward_seen_flag()
         self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """All weights on every rank, gathered once, for work without gradient; all ranks enter.
+
+        Nothing to do under ZeRO 0 to 2, or within another `whole_weights`. `num_gathers` counts.
+        """
+        if not self._is_partitioned or self._is_whole:
+            yield
+            return
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        self.num_gathers += 1
+        self._is_whole = True
+        try:
+            with unwrap_model_for_generation(self._engine):
+                yield
+        finally:
+            self._is_whole = False
 
     def step(self, lr: float) -> float | None:
         """One optimizer step at this learning rate; returns the gradient norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        # DeepSpeed tells the norm everywhere but here, where every rank has the whole gradient.
-        own = self._gradient_norm() if self._is_plain else None
         self._engine.step()
-        norm = self._engine.get_global_grad_norm() if own is None else own
+        norm = self._engine.get_global_grad_norm() if self._own_norm is None else self._own_norm
         return None if norm is None else float(norm)
-
-    def _gradient_norm(self) -> float:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
 
     def save(self, folder: Path, state: dict[str, Any], tensors: dict[str, Any], keep: int) -> None:
         """Write a checkpoint in one act and leave only the newest `keep` beside it.
@@ -260,6 +299,10 @@ def _free_port() -> str:
 
 
 def _quiet() -> None:
-    """DeepSpeed logs every setting of its own at INFO; keep its warnings."""
+    """DeepSpeed logs every setting of its own at INFO; keep its warnings, but for those that it
+    draws from torch by older names of two functions."""
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning
+    )
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -38,7 +38,8 @@ class ItemTable:
     def refresh(self, engine: Engine) -> None:
         """Embed the whole catalog anew; each rank does its share."""
         mine = self.world.share(list(self.rows))
-        local = embed_items(engine.model, mine, pad_id=self.pad_id)
+        with engine.whole_weights():
+            local = embed_items(engine.model, mine, pad_id=self.pad_id)
         self.table_IH = self.world.gather_rows(local, len(self.rows)).to(engine.model.device)
 
     def put(self, index_C: Sequence[int], rows_CH: Tensor) -> None:
@@ -55,7 +56,8 @@ class LiveRows:
         self._engine, self._table = engine, table
         self.index_C = list(index_C)
         self._mine = engine.world.share([table.rows[index] for index in self.index_C])
-        local = embed_items(engine.model, self._mine, pad_id=table.pad_id)
+        with engine.whole_weights():
+            local = embed_items(engine.model, self._mine, pad_id=table.pad_id)
         whole_CH = engine.world.gather_rows(local, len(self.index_C))
         self.rows_CH = whole_CH.to(engine.model.device).requires_grad_()
         self.correction_C = table.correction_I[self.index_C].to(self.rows_CH.device)

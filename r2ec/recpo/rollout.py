@@ -76,17 +76,19 @@ def policy_pass(
     *,
     pad_id: int,
     temperature: float,
+    min_chunks: int = 0,
 ) -> PolicyPass:
     """Recompute the rollouts: same ids, same temperature, same support as the sampler used.
 
     Neighbours with one prompt share it. Logits are built for sampled tokens only, in chunks that
-    are recomputed in the backward pass, never for whole prompts.
+    are recomputed in the backward pass, never for whole prompts; there are at least `min_chunks`,
+    the last ones empty.
     """
     hidden_MH, places = _hidden_of_sampled(model, completions, pad_id)
     sampled = [token for c in completions for token in c.ids[: c.num_sampled]]
     sampled_T = torch.tensor(sampled, dtype=torch.long, device=model.device)
     support_TK = _support(completions, model.device)
-    size = max(1, _CHUNK_ELEMENTS // model.config.vocab_size)
+    size = chunk_tokens(model)
     parts = [
         _token_figures(
             model,
@@ -95,7 +97,7 @@ def policy_pass(
             None if support_TK is None else support_TK[i : i + size],
             temperature,
         )
-        for i in range(0, len(sampled), size)
+        for i in range(0, max(len(sampled), min_chunks * size), size)
     ]
     empty = hidden_MH.new_zeros(0, dtype=torch.float32)
     return PolicyPass(
@@ -104,6 +106,23 @@ def policy_pass(
         row_T=places.row_T,
         state_NH=hidden_MH[places.last_N].float(),
     )
+
+
+def chunk_tokens(model: DualHeadModel) -> int:
+    """Tokens whose logits are built at once."""
+    return max(1, _CHUNK_ELEMENTS // int(model.config.vocab_size))
+
+
+def idle_pass(model: DualHeadModel, pad_id: int, num_chunks: int) -> Tensor:
+    """A loss of zero that calls the layers as a policy pass with `num_chunks` chunks does."""
+    ids = torch.full((1, 1), pad_id, device=model.device)
+    hidden_TH = model.hidden_states(ids, torch.ones_like(ids))[0]
+    loss = 0.0 * hidden_TH.float().sum()
+    nothing_T = ids[0, :0]
+    for _ in range(num_chunks):
+        logprobs_T, _ = _token_figures(model, hidden_TH[:0], nothing_T, None, 1.0)
+        loss = loss + logprobs_T.sum()
+    return loss
 
 
 @dataclass(frozen=True, slots=True)

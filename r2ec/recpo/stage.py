@@ -189,9 +189,10 @@ def _judge(
     state.judged = state.step
     if value > state.best:
         state.best, state.best_step, state.since_best = value, state.step, 0
-        if engine.world.is_first:
-            card = plan.card({"valid_ndcg@10": value, "valid_hit_rate@10": hits})
-            save_model(best_dir, engine.model, tokenizer, card)
+        with engine.whole_weights():
+            if engine.world.is_first:
+                card = plan.card({"valid_ndcg@10": value, "valid_hit_rate@10": hits})
+                save_model(best_dir, engine.model, tokenizer, card)
         engine.world.barrier()
     if engine.world.is_first:
         _LOG.info(

@@ -33,26 +33,27 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
     start = time.monotonic()
     users = batch_at(place.data.train, step, settings.batch_users, config.seed)
     targets = [example.target_index for example in users]
-    groups = sample_rollouts(
-        engine.model,
-        place.encoder,
-        place.data.catalog,
-        world.share(users),
-        SamplingSettings(
-            temperature=settings.sampling.temperature,
-            top_k=settings.sampling.top_k,
-            top_p=settings.sampling.top_p,
-            max_new_tokens=settings.sampling.max_new_tokens,
-            keep_support=settings.support == "top_k",
-            seed=config.seed,
-        ),
-        step=step,
-        group_size=settings.group_size,
-        batch_rows=settings.sampling.batch_rows,
-    )
-    rollout_seconds = time.monotonic() - start
-    live = LiveRows(engine, place.table, targets)
-    refresh_table(place, step, live)
+    with engine.whole_weights():
+        groups = sample_rollouts(
+            engine.model,
+            place.encoder,
+            place.data.catalog,
+            world.share(users),
+            SamplingSettings(
+                temperature=settings.sampling.temperature,
+                top_k=settings.sampling.top_k,
+                top_p=settings.sampling.top_p,
+                max_new_tokens=settings.sampling.max_new_tokens,
+                keep_support=settings.support == "top_k",
+                seed=config.seed,
+            ),
+            step=step,
+            group_size=settings.group_size,
+            batch_rows=settings.sampling.batch_rows,
+        )
+        rollout_seconds = time.monotonic() - start
+        live = LiveRows(engine, place.table, targets)
+        refresh_table(place, step, live)
     rewards_BG = rollout_rewards(
         engine.model, groups, place.table, settings.beta, settings.reward_cutoff
     )

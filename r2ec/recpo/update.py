@@ -21,7 +21,7 @@ from r2ec.recpo.advantage import best_rollout
 from r2ec.recpo.batches import cut
 from r2ec.recpo.engine import Engine
 from r2ec.recpo.items import ItemTable, LiveRows
-from r2ec.recpo.rollout import Group, policy_pass, sampler_logprobs
+from r2ec.recpo.rollout import Group, chunk_tokens, idle_pass, policy_pass, sampler_logprobs
 from r2ec.sampler import Completion
 
 
@@ -174,8 +174,8 @@ def update_policy(
     total = torch.zeros((), device=engine.model.device)
     rows = range(len(batch.samples))
     size = rows_per_micro_batch(settings.micro_batch_rows, batch.group_size)
-    for chunk in cut(rows, size, batch.num_chunks):
-        samples = [batch.samples[row] for row in chunk]
+    cuts = [[batch.samples[row] for row in c] for c in cut(rows, size, batch.num_chunks)]
+    for samples, logit_chunks in zip(cuts, _most_logit_chunks(engine, cuts), strict=True):
         loss = (
             _micro_loss(
                 engine.model,
@@ -187,10 +187,11 @@ def update_policy(
                 settings,
                 figures,
                 pad_id=pad_id,
+                min_chunks=logit_chunks,
                 reference=reference,
             )
             if samples
-            else _nothing(engine.model, pad_id)
+            else idle_pass(engine.model, pad_id, logit_chunks)
         )
         total += loss.detach()
         engine.backward(loss)
@@ -216,11 +217,18 @@ def _micro_loss(
     figures: UpdateFigures,
     *,
     pad_id: int,
+    min_chunks: int,
     reference: DualHeadModel | None,
 ) -> Tensor:
     """This micro-batch's share of the global loss."""
     completions = [sample.completion for sample in samples]
-    new = policy_pass(model, completions, pad_id=pad_id, temperature=settings.temperature)
+    new = policy_pass(
+        model,
+        completions,
+        pad_id=pad_id,
+        temperature=settings.temperature,
+        min_chunks=min_chunks,
+    )
     device = new.state_NH.device
     advantage_N = torch.tensor([sample.advantage for sample in samples], device=device)
     length_N = torch.tensor([c.num_sampled for c in completions], device=device)
@@ -286,10 +294,11 @@ def _count(
     figures.ratio_max = max(figures.ratio_max, ratio_T.max().item())
 
 
-def _nothing(model: DualHeadModel, pad_id: int) -> Tensor:
-    """A loss of zero whose backward reaches the weights: a rank without rows must reduce too."""
-    ids = torch.full((1, 1), pad_id, device=model.device)
-    return 0.0 * model.hidden_states(ids, torch.ones_like(ids)).float().sum()
+def _most_logit_chunks(engine: Engine, cuts: Sequence[Sequence[Sample]]) -> list[int]:
+    """Chunks of logits in each micro-batch of the rank that has most: all ranks run as many."""
+    size = chunk_tokens(engine.model)
+    own = [-(-sum(s.completion.num_sampled for s in samples) // size) for samples in cuts]
+    return [max(counts) for counts in zip(*engine.world.gather(own), strict=True)]
 
 
 def frozen_copy(model: DualHeadModel) -> DualHeadModel:

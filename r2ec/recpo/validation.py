@@ -28,7 +28,6 @@ def validation_ranks(
     Refreshes `table`. A budget of 0 tokens ranks without reasoning. Seen items don't compete, but
     a target that was bought before still does.
     """
-    table.refresh(engine)
     world, model = engine.world, engine.model
     settings = SamplingSettings(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
@@ -36,7 +35,9 @@ def validation_ranks(
     mine = world.share(list(examples))
     prompts = [encoder.user_ids(example.history, catalog) for example in mine]
     keys = [example.history.user_id for example in mine]
-    groups = sample(model, encoder, prompts, keys, settings, batch_rows=batch_rows)
+    with engine.whole_weights():
+        table.refresh(engine)
+        groups = sample(model, encoder, prompts, keys, settings, batch_rows=batch_rows)
     ranks = torch.empty(0, dtype=torch.int64)
     if mine:
         ranks = target_ranks(

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -129,8 +132,12 @@ def test_a_summary_is_told_once_and_not_by_every_process(two: str) -> None:
 def test_two_processes_give_the_losses_and_gradients_of_one(
     place: Path, straight: Path, two: str
 ) -> None:
-    one = metric_lines(straight.with_name("straight.run"))
-    two = metric_lines(place / "two.run")
+    assert_same_losses(straight.with_name("straight.run"), place / "two.run")
+
+
+def assert_same_losses(ours: Path, theirs: Path) -> None:
+    """Every figure of two runs, up to what rounding makes of another cut of the batch."""
+    one, two = metric_lines(ours), metric_lines(theirs)
     assert [(a["stage"], a["step"]) for a in one] == [(b["stage"], b["step"]) for b in two]
     compared = 0
     for a, b in zip(one, two, strict=True):
@@ -141,6 +148,69 @@ def test_two_processes_give_the_losses_and_gradients_of_one(
                 assert b[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (a["step"], name)
                 compared += 1
     assert compared > 60
+
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_and_partitioned_weights_give_the_same_losses(
+    place: Path, straight: Path
+) -> None:
+    """ZeRO 3 trains, evaluates, keeps and delivers whole models."""
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus=2", "--no_local_rank"]
+    launcher += ["--master_port", free_port(), "--module"]
+    command = train_command(place, "three", "--set", "engine.zero_stage=3")
+    ran = subprocess.run(
+        [*map(str, launcher), "r2ec", *map(str, command)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-4000:]
+    assert_same_losses(straight.with_name("straight.run"), place / "three.run")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        one, three = (
+            AutoModelForCausalLM.from_pretrained(place / name / "contrastive")(input_ids=ids).logits
+            for name in ("straight.run", "three.run")
+        )
+    assert torch.allclose(one, three, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_peer_ends_the_other_rank(place: Path, loss: signal.Signals) -> None:
+    """Killed, its connections close; stopped, it is silent for `engine.timeout_seconds`."""
+    name = loss.name
+    command = train_command(place, name, "--set", "engine.timeout_seconds=8")
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "r2ec", *map(str, command)],
+            cwd=REPOSITORY,
+            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        wait_for_step(place / f"{name}.run", "contrastive", 0, ranks[0])
+        ranks[1].send_signal(loss)
+        printed, _ = ranks[0].communicate(timeout=60)
+        assert ranks[0].returncode not in (0, 75), printed[-3000:]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def test_a_killed_run_resumes_bit_for_bit(place: Path, straight: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from r2ec.errors import R2ecError, StoppedError
 from r2ec.model.checkpoint import ModelCard
@@ -14,6 +15,7 @@ from r2ec.recpo.engine import Engine, World, checkpoints
 from r2ec.recpo.journal import Journal
 from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.stage import StagePlan, run_stage
+from r2ec.retrieval.embed import encode_rows
 from tests.factories.commands import metric_lines
 from tests.factories.models import PROMPT, small_model
 from tests.factories.training import training_bench
@@ -217,6 +219,33 @@ def test_the_norm_of_the_gradient_is_told_before_clipping(
     parameter = next(p for p in model.parameters())
     engine.backward(3.0 * parameter.flatten()[:16].sum())
     assert engine.step(0.0) == pytest.approx(12.0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.distributed.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_the_backwards_of_a_step_add_up(world: World, zero_stage: int) -> None:
+    model, _ = small_model()
+    batches = [[[5, 6, 7]], [[5, 6], [7, 8, 9, 10]], [[11]]]
+
+    def loss_of(rows: list[list[int]]) -> Tensor:
+        states_BH = encode_rows(model, rows, pad_id=0)
+        return states_BH[:, :4].sum() + model.logits(states_BH)[:, 3].sum()
+
+    torch.stack([loss_of(rows) for rows in batches]).sum().backward()
+    expected = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    model.zero_grad()
+    engine = Engine(
+        world,
+        model,
+        zero_stage=zero_stage,
+        gradient_clipping=0.5,
+        weight_decay=0.0,
+        whole_up_to=0,
+    )
+    for step in range(2):
+        for rows in batches:
+            engine.backward(loss_of(rows))
+        assert engine.step(0.0) == pytest.approx(expected.item(), rel=1e-5), step
 
 
 def test_a_failed_allocation_ends_with_advice() -> None:

@@ -101,7 +101,7 @@ def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
         ("recpo.support='top_k'\nrecpo.sampling.top_k=0", "needs recpo.sampling.top_k"),
         ("contrastive.patience=3", "no effect"),
         ("recpo.max_seconds=60", r"recpo\.max_seconds has no effect"),
-        ("engine.zero_stage=3", "zero_stage"),
+        ("engine.zero_stage=4", "zero_stage"),
         ("evaluation.ks=[5]", "evaluation.ks"),
         ("evaluation.bootstrap_samples=500", "evaluation.bootstrap_samples"),
     ],
