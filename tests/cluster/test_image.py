@@ -1,6 +1,7 @@
 """k8s/Dockerfile: pinned and without rights; its install steps run and its entry points start."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,9 @@ def test_nothing_else_of_the_repository_reaches_the_builder() -> None:
 def test_the_entry_of_the_spark_image_starts_driver_and_executor(tmp_path: Path) -> None:
     entry = str(REPOSITORY / "k8s/spark-entrypoint.sh")
     root = tmp_path
+    # The tests' own environment stands for the image's, whatever the PATH they were started with.
+    (root / "opt").mkdir()
+    (root / "opt/venv").symlink_to(Path(sys.executable).parent.parent)
     driver = in_image(
         root,
         entry,
