@@ -131,14 +131,17 @@ class DualHeadModel(nn.Module):
         )
         return output.last_hidden_state, cache
 
-    def decode(self, ids_n: Tensor, slots: SlotCache) -> Tensor:
-        """Final hidden states of one more token of each row in use, (n, H)."""
+    def decode(self, ids_n: Tensor, positions_n: Tensor, longest: int, slots: SlotCache) -> Tensor:
+        """Final hidden states of one more token of the first n slots, (n, H).
+
+        Row n's token comes to `positions_n`, all of them below `longest`.
+        """
         pretrained = self._pretrained()
-        positions_n1, masks = slots.begin_step(pretrained.dtype, self.device)
+        masks = slots.begin_step(positions_n, longest, pretrained.dtype)
         output = pretrained.get_decoder()(
             input_ids=ids_n.unsqueeze(1),
             attention_mask=masks,
-            position_ids=positions_n1,
+            position_ids=positions_n.unsqueeze(1),
             past_key_values=slots,
             use_cache=True,
         )

@@ -1,6 +1,7 @@
 """Invariants 4 and 7: the user state is the right one, and does not depend on the batch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -67,6 +68,33 @@ def test_rows_longer_than_a_sliding_window_have_the_right_state() -> None:
     for completion in flatten(sample(model, encoder, prompts_of(encoder), KEYS, SAMPLED)):
         state = separate_state(model, completion)
         assert (completion.state_H - state).abs().max().item() < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("run_ahead", [2, 5, 16])
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_steps_run_ahead_change_nothing(
+    family: str, run_ahead: int, settings: SamplingSettings
+) -> None:
+    model, encoder = talking_model() if family == "qwen2" else small_model(family)
+    settings = replace(settings, keep_support=settings.temperature > 0)
+    prompts = prompts_of(encoder)
+    plain, ahead = (
+        flatten(
+            sample(
+                model, encoder, prompts, KEYS, settings, group_size=2, batch_rows=6, run_ahead=steps
+            )
+        )
+        for steps in (1, run_ahead)
+    )
+    assert {c.finish_reason for c in plain} >= ({"marker"} if family == "qwen2" else {"length"})
+    for one, other in zip(plain, ahead, strict=True):
+        assert (one.ids, one.num_sampled) == (other.ids, other.num_sampled)
+        assert one.finish_reason == other.finish_reason
+        assert torch.allclose(one.logprobs_T, other.logprobs_T, atol=1e-5)
+        assert torch.allclose(one.state_H, other.state_H, atol=1e-4)
+        if one.support_TK is not None and other.support_TK is not None:
+            assert torch.equal(one.support_TK, other.support_TK)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
