@@ -10,11 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from r2ec.errors import StoppedError
 from r2ec.study.config import SEEDED_BASELINES, RowConfig, StudyConfig, overrides
 
 
@@ -76,6 +79,7 @@ def run_all(
     gets a line at the end of each.
     """
     ends: dict[Path, Future[bool]] = {}
+    processes = _Processes()
 
     def work(run: Run) -> bool:
         if run.start is not None and not ends[run.start.folder].result():
@@ -84,16 +88,23 @@ def run_all(
         if run.is_done:
             report(f"{run.folder.name}: done before")
             return True
-        code = _execute(study, run, threads)
+        code = _execute(study, run, threads, processes)
         log = run.folder / "log.txt"
         report(f"{run.folder.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}")
         return code == 0
 
     # Runs are started in order, so one that another waits for is always ahead of it.
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    pool = ThreadPoolExecutor(max_workers=jobs)
+    try:
         for run in runs:
             ends[run.folder] = pool.submit(work, run)
-    return [run for run in runs if not ends[run.folder].result()]
+        return [run for run in runs if not ends[run.folder].result()]
+    except BaseException:
+        # Told to stop: so are the runs, which keep a checkpoint and leave; none is begun.
+        processes.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def commands(study: StudyConfig, run: Run) -> list[list[str]]:
@@ -122,7 +133,35 @@ def commands(study: StudyConfig, run: Run) -> list[list[str]]:
     return result
 
 
-def _execute(study: StudyConfig, run: Run, threads: int) -> int:
+class _Processes:
+    """The processes under way, so that a study that is stopped leaves none behind."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, command: list[str], **where: Any) -> int:
+        """Run a command to its end and return its exit code; none is begun after `stop`."""
+        with self._lock:
+            if self._stopped:
+                return StoppedError.exit_code
+            process = subprocess.Popen(command, **where)
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
+
+    def stop(self) -> None:
+        """Send SIGTERM to all that run."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _execute(study: StudyConfig, run: Run, threads: int, processes: _Processes) -> int:
     """Run the commands one after the other, output into `log.txt`; the first exit code not 0."""
     run.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -130,14 +169,13 @@ def _execute(study: StudyConfig, run: Run, threads: int) -> int:
         for command in commands(study, run):
             log.write(f"$ r2ec-cli {' '.join(command)}\n")
             log.flush()
-            process = subprocess.run(
+            code = processes.run(
                 [sys.executable, "-m", "r2ec", *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                check=False,
             )
-            if process.returncode:
-                return process.returncode
+            if code:
+                return code
     (run.folder / "done.json").write_text(json.dumps({"seed": run.seed}), encoding="utf-8")
     return 0
