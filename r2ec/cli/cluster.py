@@ -169,12 +169,16 @@ def spark_submit(driver: str, show: bool, arguments: tuple[str, ...]) -> int:
     import os
 
     from r2ec.cluster.jobs import Cluster
-    from r2ec.cluster.spark_driver import own_namespace, run_driver, submit_command
+    from r2ec.cluster.spark_driver import (
+        find_own_pod,
+        own_namespace,
+        run_driver,
+        submit_command,
+    )
 
     if show:
         namespace = os.environ.get("R2EC_NAMESPACE", "r2ec")
         click.echo(" ".join(submit_command(namespace, driver, arguments, own_pod=None)))
         return 0
     cluster = Cluster(own_namespace())
-    own_pod = cluster.get("Pod", os.environ.get("HOSTNAME", ""))
-    return run_driver(cluster, driver, arguments, own_pod=own_pod)
+    return run_driver(cluster, driver, arguments, own_pod=find_own_pod(cluster))

@@ -153,9 +153,11 @@ def delete(cluster: Cluster, run: str, kind: str | None = None) -> Iterator[str]
 
     What the pods wrote stays. Raises `NotReadyError` when nothing of the run is there.
     """
-    count = 0
-    for what in DELETED_KINDS:
-        for item in cluster.find(what, selector=selector(run, kind)):
+    labels, count = selector(run, kind), 0
+    # Drivers of Spark were made by pods of a Job; they go with it, but not at once.
+    wanted = [(what, labels) for what in DELETED_KINDS] + [("Pod", f"{labels},spark-role=driver")]
+    for what, its_labels in wanted:
+        for item in cluster.find(what, selector=its_labels):
             name = item["metadata"]["name"]
             try:
                 cluster.delete(what, name)

@@ -12,7 +12,7 @@ from r2ec.cli.main import load_command
 from r2ec.cluster.refusals import RefusedError, UnreachableError
 from r2ec.errors import NotReadyError, UsageError
 from tests.factories.api_server import READER, ApiServer
-from tests.factories.cluster_objects import complete, failed, job
+from tests.factories.cluster_objects import complete, failed, job, pod
 
 K8s = Callable[..., str]
 
@@ -212,6 +212,21 @@ def test_delete_takes_the_run_and_nothing_else(server: ApiServer, namespace: str
     )
     with pytest.raises(NotReadyError, match="nothing of run july"):
         k8s("delete", "--run", "july")
+
+
+def test_delete_takes_the_drivers_of_spark_jobs(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    """Their pods were made by pods of the Job; without them executors would work on."""
+    place = f"/api/v1/namespaces/{namespace}/pods"
+    k8s("submit", "spark", "--run", "may", "--date", "2024-05-31")
+    for run in ("may", "june"):
+        driver = pod(run, "spark", f"driver-{run}", {"phase": "Running"})
+        driver["metadata"]["labels"]["spark-role"] = "driver"
+        server.create(place, driver)
+    deleted = k8s("delete", "--run", "may").splitlines()
+    assert deleted == ["job/r2ec-spark-may deleted", "pod/driver-may deleted"]
+    assert names(server, place) == {"driver-june"}
 
 
 @pytest.mark.parametrize(

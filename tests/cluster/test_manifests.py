@@ -185,7 +185,7 @@ def check_container(container: Manifest) -> None:
     assert context["capabilities"] == {"drop": ["ALL"]}
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     for name, value in variables(container).items():
-        if "/" in value and name != "R2EC_TERMINATION_LOG":
+        if value.startswith("/") and name != "R2EC_TERMINATION_LOG":
             assert any(value.startswith(mount) for mount in mounts), name
     if "resources" in container:
         assert set(container["resources"]) == {"requests", "limits"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from r2ec.cluster.jobs import Cluster
-from r2ec.cluster.spark_driver import run_driver, submit_command
-from r2ec.errors import StoppedError
+from r2ec.cluster.spark_driver import find_own_pod, run_driver, submit_command
+from r2ec.errors import StoppedError, UsageError
 from tests.factories.api_server import ApiServer
 from tests.factories.cluster_objects import condition, ended, pod
 
@@ -87,6 +87,41 @@ def test_a_driver_of_a_drained_node_is_tried_again(
     ending.join()
     assert code == StoppedError.exit_code
     assert spark_submit.read_text() == ""
+
+
+def test_a_driver_of_an_earlier_job_of_the_same_name_is_no_answer(
+    server: ApiServer, namespace: str, spark_submit: Path, tmp_path: Path
+) -> None:
+    """After `submit --replace`, or delete and submit, the jobs are to run again."""
+    (tmp_path / "driver.yaml").write_text("metadata: {}\nspec: {}\n")
+    properties = tmp_path / "x.conf"
+    properties.write_text(f"spark.kubernetes.driver.podTemplateFile  {tmp_path / 'driver.yaml'}\n")
+    words = (f"--properties-file={properties}", *ARGUMENTS[1:])
+    own = pod("may", "spark", "submitter", {"phase": "Running"})
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "r2ec-spark-may"}
+    own["metadata"]["ownerReferences"] = [owner | {"uid": "00000000-0000-4000-8000-000000000002"}]
+    old = pod("may", "spark", "driver-1", ended(0))
+    old["metadata"]["ownerReferences"] = [owner | {"uid": "00000000-0000-4000-8000-000000000001"}]
+    server.create(f"/api/v1/namespaces/{namespace}/pods", old)
+    with pytest.raises(StoppedError, match="driver-1 is gone"):  # none comes from this submit
+        run_driver(Cluster(namespace), "driver-1", words, own_pod=own)
+    (run,) = spark_submit.read_text().splitlines()
+    (template,) = (word for word in run.split() if word.startswith("spark.kubernetes.driver.podT"))
+    text = Path(template.partition("=")[2]).read_text()
+    assert "00000000-0000-4000-8000-000000000002" in text
+
+
+def test_the_pod_that_submits_is_found_by_its_name(
+    server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"/api/v1/namespaces/{namespace}/pods"
+    server.create(place, pod("may", "spark", "submitter", {"phase": "Running"}))
+    monkeypatch.setenv("HOSTNAME", "node-7")
+    monkeypatch.setenv("POD_NAME", "submitter")
+    assert find_own_pod(Cluster(namespace))["metadata"]["name"] == "submitter"
+    monkeypatch.delenv("POD_NAME")
+    with pytest.raises(UsageError, match=r"no pod 'node-7' in namespace .*POD_NAME"):
+        find_own_pod(Cluster(namespace))
 
 
 def test_driver_and_executors_get_the_image_and_the_run_of_the_pod_that_submits() -> None:

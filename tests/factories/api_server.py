@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class ApiServer:
         entry: Manifest = {"server": self.address, **cluster}
         if self.ca_file is not None:
             entry["certificate-authority"] = str(self.ca_file)
-        file = folder / f"kubeconfig-{token}"
+        file = folder / f"kubeconfig-{token[-12:]}"
         content = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -164,6 +165,10 @@ class Rules(kmock.RawHandler):
         key = (group, plural, space, name)
         if verb == "get" and not name:
             return 200, {"kind": "List", "items": self._list(group, plural, space, request.params)}
+        if verb == "delete" and not name:
+            for item in self._list(group, plural, space, request.params):
+                self._delete((group, plural, space, item["metadata"]["name"]))
+            return 200, {"kind": "Status", "status": "Success"}
         is_known = key in self.objects
         if not is_known and (verb in ("get", "delete") or subresource == "status"):
             raise RefusalError(404, "NotFound", f'{plural} "{name}" not found')
@@ -283,6 +288,7 @@ def _made(manifest: Manifest) -> Manifest:
     made = copy.deepcopy(manifest)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     made["metadata"].setdefault("creationTimestamp", now)
+    made["metadata"].setdefault("uid", str(uuid.uuid4()))
     if made["kind"] == "Job":  # as a server fills in what was left out
         made["spec"] = {"parallelism": 1, "suspend": False, **made["spec"]}
     return made

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from tests.factories.api_server import ADMIN, READER, ApiServer
 
+# The rights of `view`, which itself is empty until a controller, not here, has collected them.
+_LOOKS = "system:aggregate-to-view"
+
 
 def missing_programs() -> str:
     """Why there can be no real API server here; empty where there can be one."""
@@ -47,6 +50,7 @@ def real_server(folder: Path) -> Iterator[ApiServer]:
         str(_program("kube-apiserver")),
         f"--etcd-servers=http://127.0.0.1:{etcd_port}",
         "--bind-address=127.0.0.1",
+        "--advertise-address=127.0.0.1",  # or it looks for a way out of this machine
         f"--secure-port={port}",
         f"--cert-dir={folder / 'certs'}",
         "--service-account-issuer=https://kubernetes.default.svc",
@@ -78,7 +82,7 @@ def _await_ready(server: ApiServer, log: Path) -> None:
     end = time.monotonic() + 90
     while True:
         try:
-            server.send("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/view")
+            server.send("GET", f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{_LOOKS}")
             return
         except (OSError, urllib.error.URLError) as error:
             if time.monotonic() > end:
@@ -91,7 +95,7 @@ def _let_reader_look(server: ApiServer) -> None:
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
         "metadata": {"name": "reader"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": _LOOKS},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "reader"}],
     }
     server.send("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
