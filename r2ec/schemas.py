@@ -20,12 +20,16 @@ HISTORY_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """One table: `schema` holds the columns in the files, `partition_by` those in the path."""
+    """One table: `schema` holds the columns in the files, `partition_by` those in the path.
+
+    Files of earlier releases may lack the columns `may_lack`, which are null then.
+    """
 
     name: str
     grain: str
     schema: pa.Schema
     partition_by: tuple[str, ...]
+    may_lack: tuple[str, ...] = ()
 
 
 CATALOG = Table(
@@ -157,8 +161,13 @@ RUNS = Table(
             pa.field("price_per_hour", pa.float64()),
             pa.field("cost_per_1000_users", pa.float64()),
             pa.field("published_at", TIMESTAMP, nullable=False),
+            pa.field("num_carried", pa.int64()),
+            pa.field("users_per_second", pa.float64()),
+            pa.field("catalog_fingerprint", pa.string()),
+            pa.field("settings", pa.string()),
         ]
     ),
+    may_lack=("num_carried", "users_per_second", "catalog_fingerprint", "settings"),
 )
 
 METRICS = Table(

@@ -150,6 +150,8 @@ class Warehouse:
         paths = [self.path(file) for file in files]
         dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
         _require_columns(table, dataset.schema, paths[0])
+        if table.may_lack:
+            dataset = dataset.replace_schema(table.schema)
         names = columns or table.schema.names
         rows = dataset.to_table(columns=names, filter=filter)
         return rows.cast(_readable_schema(table, dataset.schema, names))
@@ -332,7 +334,8 @@ def _partition_parts(table: schemas.Table, partition: dict[str, str]) -> list[st
 
 
 def _require_columns(table: schemas.Table, found: pa.Schema, path: str) -> None:
-    missing = [name for name in table.schema.names if name not in found.names]
+    needed = [name for name in table.schema.names if name not in table.may_lack]
+    missing = [name for name in needed if name not in found.names]
     if missing:
         raise UsageError(
             f"{path} lacks column {', '.join(missing)} of table {table.name}; "

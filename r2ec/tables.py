@@ -56,6 +56,16 @@ class Catalog:
             self._prefixes[length] = digest.hexdigest()[:16]
         return self._prefixes[length]
 
+    def text_fingerprint(self) -> str:
+        """Hash of all ids and texts, in index order: the same exactly when every prompt would be.
+
+        A version that appended nothing and changed no text has that of the version before.
+        """
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(f"{item.item_id}\0{item.text_hash}\0".encode())
+        return digest.hexdigest()[:16]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:

@@ -44,6 +44,11 @@ from r2ec.errors import UsageError
     help="Sample among the likeliest tokens of this mass.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the sampling, with a temperature.")
+@click.option(
+    "--changed-only",
+    is_flag=True,
+    help="Carry over the last published date's rows of users for whom nothing changed.",
+)
 @click.option("--category", "categories", multiple=True, metavar="PATH", help="Only items in it.")
 @click.option(
     "--exclude-items",
@@ -86,6 +91,7 @@ def score(
     sampling_top_k: int,
     sampling_top_p: float,
     seed: int,
+    changed_only: bool,
     categories: tuple[str, ...],
     exclude_items: str | None,
     exclude_stores: tuple[str, ...],
@@ -104,9 +110,9 @@ def score(
     done. Run again after a stop: finished parts are kept. Told to stop (SIGTERM) it ends after the
     part in hand, with exit code 75.
     """
-    from r2ec.infer.evaluate import end_of_day
     from r2ec.infer.publish import publish
-    from r2ec.infer.score import ScoreSettings, plan_shard, score_shard
+    from r2ec.infer.score import plan_shard, score_shard
+    from r2ec.infer.settings import ScoreSettings
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_card
     from r2ec.stopping import StopSignal
@@ -134,17 +140,20 @@ def score(
         model_dir,
         settings,
         date=date,
-        now=end_of_day(date),
         shard=_shard(shard),
         num_shards=num_shards,
         users_per_part=users_per_part,
         batch_rows=batch_rows,
+        changed_only=changed_only,
     )
     where = f"run {job.plan.run_id}, shard {job.shard} of {num_shards}"
+    if job.full_because is not None:
+        click.echo(f"--changed-only: every user is scored, for {job.full_because}")
     if dry_run:
         click.echo(
             f"{where}: would score histories/date={date} with model {job.plan.model} against"
             f" {job.catalog.num_items:,} items of catalog {job.plan.catalog_version}"
+            + (f", unchanged users carried over from {job.source.date}" if job.source else "")
         )
         return
     with progress(f"users of shard {job.shard}") as advance, StopSignal() as stop:
@@ -158,7 +167,10 @@ def score(
     if result.already_published:
         click.echo(f"{where}: is published already, with the same inputs; nothing to do")
         return
-    click.echo(f"{where}: {result.num_users:,} users, {result.num_errors:,} errors")
+    carried = ""
+    if job.source is not None:
+        carried = f" ({result.num_carried:,} carried over from {job.source.date})"
+    click.echo(f"{where}: {result.num_users:,} users{carried}, {result.num_errors:,} errors")
     if publishes or (publishes is None and num_shards == 1):
         done = publish(place, date, job.plan.run_id, price_per_hour=price_per_hour)
         click.echo(

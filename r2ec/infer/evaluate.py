@@ -1,7 +1,6 @@
 """`r2ec-cli evaluate`: greedy reasoning, ranking of the full catalog, metrics with intervals."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from random import Random
 
 import numpy as np
@@ -122,9 +121,3 @@ def save_ranks(file: str, examples: Sequence[Example], ranks: NDArray[np.int64])
         }
     )
     pq.write_table(table.sort_by("sequence_id"), file)
-
-
-def end_of_day(date: str) -> int:
-    """The first microsecond after an ISO day (UTC)."""
-    day = datetime.fromisoformat(date).replace(tzinfo=UTC)
-    return int(day.timestamp()) * 1_000_000 + 86_400_000_000

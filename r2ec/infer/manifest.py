@@ -21,6 +21,7 @@ class PartRecord:
     part: int
     num_users: int
     num_errors: int
+    num_carried: int
     prompt_tokens: int
     reasoning_tokens: int
     device_seconds: float

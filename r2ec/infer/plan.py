@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from r2ec import schemas
@@ -29,12 +30,19 @@ UserRow = TypeVar("UserRow", bound=HasUser)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
-    """One scoring run of a date; `build` derives `run_id` from all that decides the result."""
+    """One scoring run of a date; `build` derives `run_id` from all that decides the result.
+
+    `settings` are those of the run as JSON. `carried_from` is the published run whose rows are
+    carried over where nothing changed (`carry.py`), None for a full run.
+    """
 
     date: str
     run_id: str
     model: str
     catalog_version: str
+    catalog_fingerprint: str
+    settings: str
+    carried_from: str | None
     num_shards: int
     users_per_part: int
     batch_rows: int
@@ -46,17 +54,20 @@ class RunPlan:
         date: str,
         model: str,
         catalog_version: str,
+        catalog_fingerprint: str,
         histories: str,
         settings: Mapping[str, object],
         num_shards: int,
         users_per_part: int,
         batch_rows: int,
+        carried_from: str | None = None,
     ) -> "RunPlan":
         """The run of these inputs; the same inputs give the same `run_id`.
 
-        `model` is the model's fingerprint, `histories` that of `histories_fingerprint`, `settings`
-        everything else that changes a row (top-k, sampling, seed, filters); JSON values only.
-        `batch_rows` is among them because another shape of a batch rounds otherwise.
+        `model` is the model's fingerprint, `catalog_fingerprint` that of the catalog's texts,
+        `histories` that of `histories_fingerprint`, `settings` everything else that changes a row
+        (top-k, sampling, seed, filters); JSON values only. `batch_rows` is among them because
+        another shape of a batch rounds otherwise.
         """
         counts = {
             "num_shards": num_shards,
@@ -70,8 +81,10 @@ class RunPlan:
             "date": date,
             "model": model,
             "catalog_version": catalog_version,
+            "catalog_fingerprint": catalog_fingerprint,
             "histories": histories,
             "settings": dict(settings),
+            "carried_from": carried_from,
             **counts,
         }
         text = json.dumps(decides, sort_keys=True)
@@ -80,6 +93,9 @@ class RunPlan:
             run_id=f"{date}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
             model=model,
             catalog_version=catalog_version,
+            catalog_fingerprint=catalog_fingerprint,
+            settings=json.dumps(dict(settings), sort_keys=True, ensure_ascii=False),
+            carried_from=carried_from,
             **counts,
         )
 
@@ -105,7 +121,12 @@ def published_folder(table: str, date: str, run_id: str) -> tuple[str, ...]:
 
 def part_name(shard: int, part: int) -> str:
     """`shard-00003-part-00017`: the stem of all files of a part."""
-    return f"shard-{shard:05d}-part-{part:05d}"
+    return f"{shard_prefix(shard)}part-{part:05d}"
+
+
+def shard_prefix(shard: int) -> str:
+    """`shard-00003-`: what the names of all parts of a shard begin with."""
+    return f"shard-{shard:05d}-"
 
 
 def shard_of(user_id: str, num_shards: int) -> int:
@@ -148,6 +169,12 @@ def ascending_users(rows: Iterable[UserRow], date: str) -> Iterator[UserRow]:
             )
         before = row.user_id
         yield row
+
+
+def end_of_day(date: str) -> int:
+    """The first microsecond after an ISO day (UTC)."""
+    day = datetime.fromisoformat(date).replace(tzinfo=UTC)
+    return int(day.timestamp()) * 1_000_000 + 86_400_000_000
 
 
 def histories_fingerprint(warehouse: Warehouse, date: str) -> str:

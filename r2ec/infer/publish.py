@@ -103,12 +103,14 @@ def run_row(
 ) -> dict[str, object]:
     """The run's row of `runs`: totals over all parts, and what it cost.
 
-    Wall seconds are those in which at least one shard was at work, device seconds the sum.
+    Wall seconds are those in which at least one shard was at work, device seconds the sum of those
+    in which a device was held for a part. Tokens are those that this run put through the model.
     """
     parts = [part for manifest in manifests for part in manifest.parts]
     plan = manifests[0].plan
     num_users = sum(part.num_users for part in parts)
     device_seconds = sum(part.device_seconds for part in parts)
+    wall_seconds = covered_seconds(parts)
     cost = None
     if price_per_hour is not None and num_users:
         cost = device_seconds / 3600 * price_per_hour / num_users * 1000
@@ -122,11 +124,15 @@ def run_row(
         "num_recommendations": sum(part.recommendations.num_rows for part in parts),
         "prompt_tokens": sum(part.prompt_tokens for part in parts),
         "reasoning_tokens": sum(part.reasoning_tokens for part in parts),
-        "wall_seconds": covered_seconds(parts),
+        "wall_seconds": wall_seconds,
         "device_seconds": device_seconds,
         "price_per_hour": price_per_hour,
         "cost_per_1000_users": cost,
         "published_at": published_at,
+        "num_carried": sum(part.num_carried for part in parts),
+        "users_per_second": num_users / wall_seconds if wall_seconds else None,
+        "catalog_fingerprint": plan.catalog_fingerprint,
+        "settings": plan.settings,
     }
 
 

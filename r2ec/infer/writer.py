@@ -31,7 +31,7 @@ from r2ec.infer.manifest import (
     manifest_from_json,
     part_from_json,
 )
-from r2ec.infer.plan import RunPlan, part_name, published_folder, shard_of
+from r2ec.infer.plan import RunPlan, part_name, published_folder, shard_of, shard_prefix
 from r2ec.storage import FilePart, Warehouse
 
 
@@ -70,7 +70,7 @@ class ShardWriter:
         that names one is taken back until `finish`.
         """
         records: dict[int, PartRecord] = {}
-        prefix = f"shard-{self.shard:05d}-"
+        prefix = shard_prefix(self.shard)
         for path in self.warehouse.list_files(*self.plan.staging, "parts", suffix=".json"):
             if path.rsplit("/", 1)[-1].startswith(prefix):
                 record = self._intact(path)
@@ -109,7 +109,8 @@ class ShardWriter:
         record = PartRecord(
             part=part,
             num_users=reasons.num_rows,
-            num_errors=pc.sum(pc.equal(reasons["status"], "error")).as_py() or 0,
+            num_errors=_count(reasons, "error"),
+            num_carried=_count(reasons, "carried"),
             prompt_tokens=pc.sum(made["prompt_tokens"]).as_py() or 0,
             reasoning_tokens=pc.sum(made["reasoning_tokens"]).as_py() or 0,
             device_seconds=device_seconds,
@@ -211,6 +212,10 @@ def check_part(ranked: pa.Table, reasons: pa.Table, num_shards: int, shard: int)
     if wrong.any() or starts.sum() != len(names.dictionary):
         user = ranked["user_id"][int(wrong.argmax())].as_py()
         raise ValueError(f"the ranks of user {user!r} are not 1, 2, 3, …")
+
+
+def _count(reasons: pa.Table, status: str) -> int:
+    return pc.sum(pc.equal(reasons["status"], status)).as_py() or 0
 
 
 def _conform(rows: pa.Table, table: schemas.Table, keys: list[str]) -> pa.Table:

@@ -45,6 +45,16 @@ class ModelCard:
     fingerprint: str = ""
     format: int = FORMAT
 
+    def prompt_config(self, path: str) -> PromptConfig:
+        """`prompt` as a configuration; `UsageError` naming the card in `path` if it is none."""
+        try:
+            return PromptConfig(**self.prompt)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{Path(path, CARD)}: prompt {self.prompt!r} is damaged; train or copy the model"
+                " again"
+            ) from error
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
@@ -187,7 +197,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
             marker=card.marker,
             dtype=dtype or _saved_dtype(path),
         ),
-        prompt=_prompt_of(card, path),
+        prompt=card.prompt_config(path),
         device=device,
     )
     model.eval()
@@ -267,15 +277,6 @@ def fingerprint_of(folder: Path, card: ModelCard) -> str:
     shaping = [card.tau, card.marker, card.prompt, card.template_version]
     digest.update(json.dumps(shaping, sort_keys=True).encode())
     return digest.hexdigest()[:12]
-
-
-def _prompt_of(card: ModelCard, path: str) -> PromptConfig:
-    try:
-        return PromptConfig(**card.prompt)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"{Path(path, CARD)}: prompt {card.prompt!r} is damaged; train or copy the model again"
-        ) from error
 
 
 def _saved_dtype(path: str) -> str:

@@ -46,6 +46,16 @@ def user_prompt(template: PromptTemplate, history: History, items: Sequence[Cata
     )
 
 
+def reads_the_same(history: History, then: int, history_items: int) -> bool:
+    """Whether the prompt of a history would have had the same words at the time `then`.
+
+    Of a prompt only the ages depend on the time. `then` is in microseconds, `history_items` that
+    of the template.
+    """
+    times = history.time[-history_items:]
+    return all(age(history.now - time) == age(then - time) for time in times)
+
+
 def item_prompt(template: PromptTemplate, item: CatalogItem) -> str:
     """One item in words: title and whatever else the catalog knows of it."""
     fields = (

@@ -16,6 +16,10 @@ CREATE TABLE IF NOT EXISTS runs (
     price_per_hour DOUBLE,
     cost_per_1000_users DOUBLE,
     published_at TIMESTAMP NOT NULL,
+    num_carried BIGINT,
+    users_per_second DOUBLE,
+    catalog_fingerprint STRING,
+    settings STRING,
     date DATE
 )
 USING PARQUET

@@ -62,6 +62,7 @@ def plan_of(
         date=date,
         model=model,
         catalog_version="2024-05-30",
+        catalog_fingerprint="0123456789abcdef",
         histories=histories_fingerprint(warehouse, date),
         settings={"top_k": 3},
         num_shards=num_shards,

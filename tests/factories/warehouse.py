@@ -181,6 +181,10 @@ def _run_row(run_id, version, num_users):
         "price_per_hour": None,
         "cost_per_1000_users": None,
         "published_at": day_time(run_id[:10], 1),
+        "num_carried": 0,
+        "users_per_second": num_users / 2.5,
+        "catalog_fingerprint": "0123456789abcdef",
+        "settings": '{"top_k": 3}',
     }
 
 

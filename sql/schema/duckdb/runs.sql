@@ -16,5 +16,9 @@ CREATE TABLE IF NOT EXISTS runs (
     price_per_hour DOUBLE,
     cost_per_1000_users DOUBLE,
     published_at TIMESTAMPTZ NOT NULL,
+    num_carried BIGINT,
+    users_per_second DOUBLE,
+    catalog_fingerprint VARCHAR,
+    settings VARCHAR,
     date DATE
 );
