@@ -9,7 +9,6 @@ call), after the same calls of the model's layers (ZeRO 3 gathers the weights at
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -26,11 +25,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from r2ec.errors import NotReadyError
-from r2ec.logs import get_logger
 from r2ec.model.dual_head import DualHeadModel
-
-_LOG = get_logger(__name__)
-_MANIFEST = "complete.json"
+from r2ec.recpo.checkpoints import (
+    MANIFEST,
+    digests,
+    newest_whole,
+    read_manifest,
+    remove_older,
+    staging_of,
+)
 
 
 class World:
@@ -139,6 +142,7 @@ class Engine:
         self._own_norm: float | None = None
         self._is_partitioned = zero_stage == 3
         self._is_whole = False
+        self._last: Path | None = None
         self.num_gathers = 0
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -206,9 +210,13 @@ class Engine:
     def save(self, folder: Path, state: dict[str, Any], tensors: dict[str, Any], keep: int) -> None:
         """Write a checkpoint in one act and leave only the newest `keep` beside it.
 
-        `state` is JSON, `tensors` anything `torch.save` takes (written by the first rank).
+        `state` is JSON, `tensors` anything `torch.save` takes (written by the first rank). The one
+        that was written or loaded last is left alone: nothing has changed since, and a process
+        killed while it wrote the same once more would lose it.
         """
-        staging = folder.with_name(f"_{folder.name}")
+        if folder == self._last:
+            return
+        staging = staging_of(folder)
         if self.world.is_first:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -218,12 +226,12 @@ class Engine:
         if self.world.is_first:
             torch.save(tensors, staging / "tensors.pt")
             manifest = {"state": state, "world_size": self.world.size, "files": digests(staging)}
-            (staging / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            (staging / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             staging.rename(folder)
-            for old in checkpoints(folder.parent)[:-keep]:
-                shutil.rmtree(old)
+            remove_older(folder, keep)
         self.world.barrier()
+        self._last = folder
 
     def load(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restore weights and optimizer; returns `state` and `tensors` as saved.
@@ -239,57 +247,18 @@ class Engine:
         self._engine.load_checkpoint(str(folder), tag="engine")
         tensors: dict[str, Any] = torch.load(folder / "tensors.pt", weights_only=True)
         state: dict[str, Any] = manifest["state"]
+        self._last = folder
         return state, tensors
 
     def newest(self, folder: Path) -> Path | None:
         """The newest whole checkpoint in a stage's folder, the same on all ranks.
 
-        The first rank reads every byte; a broken one is passed over with a warning.
+        The first rank reads every byte; a broken one is passed over with a warning, one that was
+        not written to its end is removed with one.
         """
-        found = None
-        if self.world.is_first:
-            found = next((p for p in reversed(checkpoints(folder)) if _is_whole(p)), None)
+        found = newest_whole(folder) if self.world.is_first else None
         chosen: Path | None = self.world.gather(found)[0]
         return chosen
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """State, number of processes and file digests of a checkpoint; `ValueError` if it is broken."""
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict) or manifest.keys() != {"state", "world_size", "files"}:
-        raise ValueError(f"{_MANIFEST} lacks its parts")
-    return manifest
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below a folder but the manifest."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _MANIFEST:
-            with path.open("rb") as stream:
-                found[str(path.relative_to(folder))] = hashlib.file_digest(
-                    stream, "sha256"
-                ).hexdigest()
-    return found
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        before, now = read_manifest(folder)["files"], digests(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    else:
-        changed = sorted(name for name in before if now.get(name) != before[name])
-        if not changed:
-            return True
-        reason = f"missing or changed: {', '.join(changed)}"
-    _LOG.warning("checkpoint %s is broken (%s); trying an older one", folder, reason)
-    return False
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a stage, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{_MANIFEST}"))
 
 
 def _free_port() -> str:

@@ -15,6 +15,7 @@ from r2ec.errors import StoppedError
 from r2ec.logs import get_logger, progress
 from r2ec.metrics import hit_rate_at_k, ndcg_at_k
 from r2ec.model.checkpoint import ModelCard, save_model
+from r2ec.recpo.checkpoints import settle_model
 from r2ec.recpo.engine import Engine
 from r2ec.recpo.items import ItemTable
 from r2ec.recpo.journal import Journal
@@ -77,6 +78,8 @@ def run_stage(
     `StoppedError`.
     """
     best_dir = run_dir / plan.name
+    if engine.world.is_first:
+        settle_model(best_dir)
     folder = run_dir / "checkpoints" / plan.name
     state = _restore(plan, engine, table, folder) if resume else None
     journal.rewind(plan.name, -1 if state is None else state.step)

@@ -17,6 +17,7 @@ from r2ec.model.checkpoint import (
     save_model,
 )
 from r2ec.recpo.batches import batch_at, learning_rate
+from r2ec.recpo.checkpoints import settle_model
 from r2ec.recpo.contrastive import build_user_row, contrastive_step
 from r2ec.recpo.engine import World
 from r2ec.recpo.final import evaluate_delivered
@@ -235,6 +236,7 @@ def deliver(
     metrics = {f"{stage}.{k}": v for stage, figures in finished.items() for k, v in figures.items()}
     metrics |= load_card(source).metrics if finished else {}
     stages = [Path(config.paths.resolved_run_dir, name, "adapter") for name in finished]
+    settle_model(Path(config.paths.output))
     saved = save_model(
         config.paths.output,
         model,

@@ -21,6 +21,7 @@ from r2ec import schemas
 from r2ec.model.checkpoint import load_model
 from r2ec.storage import Warehouse
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
+from tests.factories.killed_saves import POINTS
 from tests.factories.models import PROMPT, TAU, small_model
 from tests.factories.shop import write_shop
 
@@ -225,6 +226,41 @@ def test_a_killed_run_resumes_bit_for_bit(place: Path, straight: Path) -> None:
     one, other = (
         load_file(straight.with_name(n) / "model.safetensors") for n in ("straight", "killed")
     )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_killed_anywhere_in_the_writing_of_a_checkpoint_goes_on_from_the_one_before(
+    place: Path,
+) -> None:
+    """To the same figures and weights as a run that nothing happened to, to the last bit."""
+    folder = place / "saves"
+    folder.mkdir()
+    more = ("--set", "contrastive.steps=0", "--set", f"recpo.steps={len(POINTS) + 2}")
+    more += ("--set", "checkpoint.every_steps=1", "--set", "recpo.updates_per_rollout=1")
+    more += ("--set", "evaluation.at_end=false", "--set", "evaluation.max_valid_users=8")
+    _, *arguments = train_command(place, "unused", *more)
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.factories.killed_saves", folder, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-4000:]
+    # Each start but the first keeps one checkpoint and dies at the next.
+    before = 0
+    for number, (point, _) in enumerate(POINTS):
+        told = (folder / f"start-{number + 1}.log").read_text()
+        leaves_rest = point not in ("nothing", "removal")
+        assert ("was not written to its end" in told) == leaves_rest, (point, told)
+        before += {0: 0, len(POINTS) - 1: 2}.get(number, 1)
+        assert ("resumed after step" in told) == (before > 0), (point, told)
+        assert before == 0 or f"resumed after step {before} " in told, (point, told)
+    lines = [[steady(a) for a in metric_lines(folder / f"{n}.run")] for n in ("killed", "straight")]
+    assert lines[0] == lines[1]
+    one, other = (load_file(folder / n / "model.safetensors") for n in ("straight", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from r2ec.errors import R2ecError, StoppedError
 from r2ec.model.checkpoint import ModelCard
-from r2ec.recpo.engine import Engine, World, checkpoints
+from r2ec.recpo.checkpoints import checkpoints
+from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.journal import Journal
 from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.stage import StagePlan, run_stage
