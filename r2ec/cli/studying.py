@@ -38,6 +38,7 @@ def study(
     picture.svg and picture.png: values with 95 % intervals over users, differences to the first
     row by a paired bootstrap.
     """
+    from r2ec.lock import folder_lock
     from r2ec.study.config import load_study
     from r2ec.study.picture import draw
     from r2ec.study.runs import commands, plan_runs, run_all
@@ -64,7 +65,14 @@ def study(
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
     if not table_only:
-        failed = run_all(config, chosen, jobs=jobs, threads=threads, report=click.echo)
+        lock = folder_lock(
+            folder,
+            "study",
+            told=f"another study is at work in {folder}",
+            remedy="wait for it, give another --output, or look on with --table-only",
+        )
+        with lock:
+            failed = run_all(config, chosen, jobs=jobs, threads=threads, report=click.echo)
     lines = build_table(config, runs)
     if lines:
         write_table(lines, config, folder)

@@ -14,7 +14,6 @@ from r2ec.etl.catalog import build_catalog, merge_items, read_items, with_text
 from r2ec.etl.files import InputFile, find_inputs, require_columns, require_columns_somewhere
 from r2ec.etl.inputs import ITEM_FIELDS, InteractionInput, ItemInput
 from r2ec.etl.interactions import find_interactions
-from r2ec.etl.lock import JobLock
 from r2ec.etl.log_items import check_log, last_day, read_log_items
 from r2ec.etl.quarantine import MAX_QUARANTINE_SHARE, Quarantine
 from r2ec.etl.register import check_names, register
@@ -23,6 +22,7 @@ from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock, run_id
 from r2ec.etl.tables import conform, keep, read_table
 from r2ec.etl.times import check_time_format
+from r2ec.lock import JobLock
 from r2ec.schemas import CATALOG
 from r2ec.storage import Warehouse
 

@@ -19,7 +19,6 @@ from r2ec.etl.increment import (
 )
 from r2ec.etl.increment_tasks import CHANGED, UndecidedError, WrittenRows, write_increment
 from r2ec.etl.interactions import find_interactions
-from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import count_rows
 from r2ec.etl.packing import DROPPED_ITEM, IN_BASE, OUTSIDE_WINDOW
 from r2ec.etl.register import register
@@ -37,6 +36,7 @@ from r2ec.etl.session import fit_partitions
 from r2ec.etl.staging import STAGING, Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock
 from r2ec.etl.tables import keep, read_table, spark_schema
+from r2ec.lock import JobLock
 from r2ec.schemas import HISTORIES
 from r2ec.storage import Warehouse
 

@@ -16,7 +16,6 @@ from r2ec.etl.increment import last_times
 from r2ec.etl.increment_job import run_increment
 from r2ec.etl.interactions import find_interactions
 from r2ec.etl.kcore import Core, k_core
-from r2ec.etl.lock import JobLock
 from r2ec.etl.ordered_log import LogCounts, count_rows
 from r2ec.etl.packing import DROPPED_ITEM, OUTSIDE_WINDOW
 from r2ec.etl.register import check_names, register
@@ -37,6 +36,7 @@ from r2ec.etl.splits import SplitCuts, TargetCounts, count_targets, find_cuts
 from r2ec.etl.staging import Staging, open_staging
 from r2ec.etl.summary import JobSummary, StageClock
 from r2ec.etl.tables import keep, read_table
+from r2ec.lock import JobLock
 from r2ec.schemas import HISTORIES, SEQUENCES, SPLITS
 from r2ec.storage import Warehouse
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 from r2ec.errors import NotReadyError
-from r2ec.etl.lock import JobLock
+from r2ec.lock import JobLock
 from r2ec.row_counts import write_row_counts
 from r2ec.storage import Warehouse
 

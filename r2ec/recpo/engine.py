@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r2ec.errors import NotReadyError
+from r2ec.errors import NotReadyError, R2ecError
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.checkpoints import (
     MANIFEST,
@@ -73,6 +73,18 @@ class World:
     def is_first(self) -> bool:
         """Whether this rank writes files and logs."""
         return self.rank == 0
+
+    def on_first(self, work: Callable[[], object]) -> None:
+        """Do work on the first rank; what a person can mend there is raised on all, none waits."""
+        failed = None
+        if self.is_first:
+            try:
+                work()
+            except R2ecError as error:
+                failed = error
+        failed = self.gather(failed)[0]
+        if failed is not None:
+            raise failed
 
     def share(self, rows: list[Any]) -> list[Any]:
         """This rank's rows of a global list: every `size`-th from `rank`."""

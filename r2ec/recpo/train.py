@@ -4,11 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from r2ec.config import TrainConfig
 from r2ec.errors import UsageError
+from r2ec.lock import FOLDER_LOCKS, JobLock, folder_lock
 from r2ec.logs import get_logger
 from r2ec.model.checkpoint import (
     check_hugging_face,
@@ -34,15 +36,34 @@ _LOG = get_logger(__name__)
 def run(config: TrainConfig, *, resume: bool, fresh: bool) -> dict[str, dict[str, float]]:
     """Train as configured; returns the figures of each stage, on every rank.
 
-    Raises `UsageError` if the run folder holds another run, `NotReadyError` if input is missing.
+    Raises `UsageError` if the run folder holds another run, `NotReadyError` if input is missing or
+    another training is at work in that folder.
     """
     check_hugging_face(config.paths.base_model)
     world = World(config.engine.timeout_seconds)
     try:
-        with StopSignal() as stop, memory_advice():
-            return _run(config, world, resume=resume, fresh=fresh, stopping=lambda: stop.received)
+        with StopSignal() as stop, memory_advice(), ExitStack() as held:
+            lock = _lock(config.paths.resolved_run_dir)
+            world.on_first(lambda: held.enter_context(lock))
+
+            def stopping() -> bool:
+                if world.is_first:
+                    lock.check()
+                return stop.received
+
+            return _run(config, world, resume=resume, fresh=fresh, stopping=stopping)
     finally:
         world.close()
+
+
+def _lock(run_dir: Path) -> JobLock:
+    """Two trainings that write the same checkpoints would leave neither's."""
+    return folder_lock(
+        run_dir,
+        "train",
+        told=f"another training is at work in {run_dir}",
+        remedy="wait for it, or give another --output",
+    )
 
 
 def _run(
@@ -55,9 +76,7 @@ def _run(
 ) -> dict[str, dict[str, float]]:
     run_dir = config.paths.resolved_run_dir
     data = load_data(config)
-    if world.is_first:
-        prepare_run_dir(config, run_dir, resume=resume, fresh=fresh)
-    world.barrier()
+    world.on_first(lambda: prepare_run_dir(config, run_dir, resume=resume, fresh=fresh))
     state_file = run_dir / "finished.json"
     finished = json.loads(state_file.read_text()) if resume and state_file.exists() else {}
     journal = Journal(run_dir, active=world.is_first)
@@ -215,9 +234,14 @@ def prepare_run_dir(config: TrainConfig, run_dir: Path, *, resume: bool, fresh: 
                 " Resume with the same one, or start anew with --fresh"
             )
         return
-    if run_dir.exists() and fresh:
-        shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    for path in run_dir.iterdir() if fresh else ():
+        if path.name == FOLDER_LOCKS:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     _write_json(file, resolved)
 
 

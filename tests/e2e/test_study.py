@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.factories.commands import finish, start
+from tests.factories.commands import cli, finish, start
 from tests.factories.models import PROMPT, small_model
 from tests.factories.shop import write_shop
 
@@ -68,7 +68,9 @@ def trainings() -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
-def test_a_stopped_study_leaves_no_run_behind_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_study_leaves_no_run_behind_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / str(os.getpid())
     folder.mkdir()
     write_shop(str(folder / "warehouse"))
@@ -86,6 +88,9 @@ def test_a_stopped_study_leaves_no_run_behind_and_goes_on(tmp_path: Path) -> Non
         assert time.monotonic() < deadline
         assert study.poll() is None
         time.sleep(0.05)
+    assert cli(*command) == 3, "one study at a time in a folder"
+    told = f"another study is at work in {folder / 'out'}: process {study.pid} on "
+    assert told in capsys.readouterr().err
     study.send_signal(signal.SIGTERM)
     output, _ = study.communicate(timeout=120)
     assert study.returncode == 75, output

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec import schemas
+from r2ec.config import TrainConfig
 from r2ec.model.checkpoint import load_model
+from r2ec.recpo.train import prepare_run_dir
 from r2ec.storage import Warehouse
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
 from tests.factories.killed_saves import POINTS
@@ -214,9 +216,20 @@ def free_port() -> int:
     return port
 
 
-def test_a_killed_run_resumes_bit_for_bit(place: Path, straight: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(
+    place: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it lives no other training may write there; dead, it hinders none."""
     process = start(*train_command(place, "killed"))
     wait_for_step(place / "killed.run", "recpo", 5, process)
+    process.send_signal(signal.SIGSTOP)
+    for more in ("--resume", "--fresh"):
+        assert cli(*train_command(place, "killed", more)) == 3
+        told = capsys.readouterr().err
+        assert f"another training is at work in {place / 'killed.run'}: process {process.pid}" in (
+            told
+        )
+        assert "give another --output" in told
     process.send_signal(signal.SIGKILL)
     process.communicate()
     printed = finish(start(*train_command(place, "killed", "--resume")))
@@ -378,6 +391,18 @@ def test_the_weights_of_both_stages_moved(place: Path, straight: Path) -> None:
     ratios = [line["ratio_max"] for line in lines if line.get("ratio_max") is not None]
     assert max(ratios) > 1.0001, "the second update of a rollout batch has another ratio"
     assert all(line["grad_norm"] > 0 for line in lines if "grad_norm" in line)
+
+
+def test_a_fresh_run_leaves_nothing_of_the_one_before_but_the_lock(tmp_path: Path) -> None:
+    config = TrainConfig.model_validate({"paths": {"output": str(tmp_path / "model")}})
+    run_dir = config.paths.resolved_run_dir
+    for name in ("_lock/train.json", "checkpoints/recpo/step-1/a", "metrics.jsonl"):
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).touch()
+    (run_dir / "link").symlink_to(tmp_path)
+    prepare_run_dir(config, run_dir, resume=False, fresh=True)
+    assert sorted(path.name for path in run_dir.iterdir()) == ["_lock", "config.json"]
+    assert [path.name for path in run_dir.glob("_lock/*")] == ["train.json"]
 
 
 def test_a_run_folder_in_use_is_not_overwritten(

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from r2ec import lock
 from r2ec.errors import NotReadyError, R2ecError
-from r2ec.etl import lock
-from r2ec.etl.lock import LOCKS, JobLock
+from r2ec.lock import LOCKS, JobLock
 from r2ec.storage import Warehouse
 from tests.factories.object_store import BUCKET, object_store
 
@@ -30,7 +30,7 @@ def s3_root(store, monkeypatch, request):
 
 HOLD = """
 import sys, time
-from r2ec.etl.lock import JobLock
+from r2ec.lock import JobLock
 from r2ec.storage import Warehouse
 with JobLock(Warehouse(sys.argv[1]), "job"):
     print("held", flush=True)

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2ec.errors import R2ecError
-from r2ec.etl.lock import JobLock
 from r2ec.etl.staging import STAGING, open_staging
+from r2ec.lock import JobLock
 from r2ec.storage import Warehouse
 
 SPLITS = [("sequences", f"split={split}") for split in ("train", "valid", "test")]

@@ -1,4 +1,4 @@
-"""One run of a job at a time on a warehouse: the first one wins, the others say who it is.
+"""One run of a job at a time on a warehouse or in a folder: the first wins, the others name it.
 
 Locally the lock is a file that only one process can create. An object store has no such thing:
 there each run lays down a claim, looks at the others', holds its claim if none is stronger, and
@@ -17,6 +17,7 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -25,22 +26,38 @@ from r2ec.storage import Warehouse
 
 LOCKS = ("_staging", "etl-locks")
 RENEW_SECONDS, DEAD_SECONDS = 30.0, 600.0
+FOLDER_LOCKS, FOLDER_DEAD_SECONDS = "_lock", 120.0
 _CLAIM_TRIES = 4
 
 
 class JobLock:
     """Held as a context. Raises NotReadyError, with the holder, when another run has it."""
 
-    def __init__(self, warehouse: Warehouse, job: str) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        job: str,
+        *,
+        folder: tuple[str, ...] = LOCKS,
+        told: str = "",
+        remedy: str = "wait for it",
+        dead_seconds: float | None = None,
+    ) -> None:
+        """`told` and `remedy` are for the message; `dead_seconds` without renewal end a lock."""
         self._warehouse = warehouse
         self._job = job
+        self._folder = folder
+        self._told = told or f"{job} runs already on this warehouse"
+        self._remedy = remedy
+        self._own_dead_seconds = dead_seconds
         self._token = uuid.uuid4().hex
         self._is_held = True
         self._released = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Self:
-        self._warehouse.check_writable()
+        if self._folder == LOCKS:
+            self._warehouse.check_writable()
         if self._warehouse.is_s3:
             self._claim()
         else:
@@ -57,17 +74,21 @@ class JobLock:
         self._released.set()
         self._renewer.join()
         if self._warehouse.is_s3 or self._holder(self._name).get("token") == self._token:
-            self._warehouse.remove_file(*LOCKS, self._name)
+            self._warehouse.remove_file(*self._folder, self._name)
 
     def check(self) -> None:
         """Raise R2ecError when the lock was taken over by another run."""
         if self._is_ours():
             return
         raise R2ecError(
-            f"{self._job}: this run was silent for more than {DEAD_SECONDS / 60:.0f} minutes, and "
-            "another one has taken its lock; this one stops, and publishes nothing more. Run it "
-            "again if what the other one built is not what you want"
+            f"{self._job}: this run was silent for more than {self._dead_seconds / 60:.0f} minutes,"
+            " and another one has taken its lock; this one stops, and publishes nothing more. Run"
+            " it again if what the other one built is not what you want"
         )
+
+    @property
+    def _dead_seconds(self) -> float:
+        return DEAD_SECONDS if self._own_dead_seconds is None else self._own_dead_seconds
 
     def _is_ours(self) -> bool:
         if self._holder(self._name).get("token") != self._token:
@@ -80,7 +101,7 @@ class JobLock:
         return f"{self._job}.{self._token}.json" if self._warehouse.is_s3 else f"{self._job}.json"
 
     def _create(self) -> None:
-        path = self._warehouse.path(*LOCKS, self._name)
+        path = self._warehouse.path(*self._folder, self._name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         whole = f"{path}.{self._token}"
         with open(whole, "wb") as file:
@@ -121,14 +142,14 @@ class JobLock:
                 if stronger is None:
                     return
             name, holder = stronger
-            self._warehouse.remove_file(*LOCKS, self._name)
+            self._warehouse.remove_file(*self._folder, self._name)
             if holder.get("is_held") or attempt + 1 == _CLAIM_TRIES:
                 self._refuse(name, holder)
             time.sleep(random.uniform(0.05, 0.5))
 
     def _lay_claim(self, *, is_held: bool) -> None:
         self._is_held = is_held
-        self._warehouse.replace_file(self._card(), *LOCKS, self._name)
+        self._warehouse.replace_file(self._card(), *self._folder, self._name)
 
     def _stronger_claim(self) -> tuple[str, dict[str, object]] | None:
         """Another run's claim that is held, or would be as well by its lower name.
@@ -140,7 +161,7 @@ class JobLock:
             if name == self._name:
                 continue
             if self._is_dead(name):
-                self._warehouse.remove_file(*LOCKS, name)
+                self._warehouse.remove_file(*self._folder, name)
                 continue
             holder = self._holder(name)
             if holder and (holder.get("is_held") or name < self._name):
@@ -148,7 +169,7 @@ class JobLock:
         return None
 
     def _claims(self) -> list[str]:
-        paths = self._warehouse.list_files(*LOCKS, suffix=".json")
+        paths = self._warehouse.list_files(*self._folder, suffix=".json")
         names = [path.rsplit("/", 1)[-1] for path in paths]
         return [name for name in names if name.startswith(f"{self._job}.")]
 
@@ -165,16 +186,16 @@ class JobLock:
 
     def _holder(self, name: str) -> dict[str, object]:
         try:
-            found: dict[str, object] = json.loads(self._warehouse.read_file(*LOCKS, name))
+            found: dict[str, object] = json.loads(self._warehouse.read_file(*self._folder, name))
         except (OSError, ValueError):  # gone, or not written yet
             return {}
         return found
 
     def _is_dead(self, name: str) -> bool:
-        info = self._warehouse.filesystem.get_file_info(self._warehouse.path(*LOCKS, name))
+        info = self._warehouse.filesystem.get_file_info(self._warehouse.path(*self._folder, name))
         if info.mtime is None:
             return False  # gone meanwhile
-        if time.time() - info.mtime.timestamp() > DEAD_SECONDS:
+        if time.time() - info.mtime.timestamp() > self._dead_seconds:
             return True
         holder = self._holder(name)
         if holder.get("processes") != _processes() or not isinstance(holder.get("process"), int):
@@ -188,15 +209,15 @@ class JobLock:
         return False
 
     def _refuse_unless_dead(self, name: str) -> None:
-        if self._warehouse.exists(*LOCKS, name) and not self._is_dead(name):
+        if self._warehouse.exists(*self._folder, name) and not self._is_dead(name):
             self._refuse(name, self._holder(name))
 
     def _refuse(self, name: str, holder: dict[str, object]) -> None:
         raise NotReadyError(
-            f"{self._job} runs already on this warehouse: process {holder.get('process')} on "
-            f"{holder.get('host')}, since {holder.get('since')}; wait for it. A run that died is "
-            f"noticed after {DEAD_SECONDS / 60:.0f} minutes, or remove "
-            f"{self._warehouse.path(*LOCKS, name)}"
+            f"{self._told}: process {holder.get('process')} on {holder.get('host')}, since"
+            f" {holder.get('since')}; {self._remedy}. A run that died is noticed after"
+            f" {self._dead_seconds / 60:.0f} minutes, or remove"
+            f" {self._warehouse.path(*self._folder, name)}"
         )
 
     def _renew(self) -> None:
@@ -206,9 +227,21 @@ class JobLock:
                 if not self._is_ours():
                     continue
                 if self._warehouse.is_s3:
-                    self._warehouse.replace_file(self._card(), *LOCKS, self._name)
+                    self._warehouse.replace_file(self._card(), *self._folder, self._name)
                 else:
-                    os.utime(self._warehouse.path(*LOCKS, self._name))
+                    os.utime(self._warehouse.path(*self._folder, self._name))
+
+
+def folder_lock(folder: Path, job: str, *, told: str, remedy: str) -> JobLock:
+    """The lock of a job that writes in a local folder of its own; it lies in the folder `_lock`."""
+    return JobLock(
+        Warehouse(str(folder)),
+        job,
+        folder=(FOLDER_LOCKS,),
+        told=told,
+        remedy=remedy,
+        dead_seconds=FOLDER_DEAD_SECONDS,
+    )
 
 
 @cache
