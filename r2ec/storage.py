@@ -175,7 +175,14 @@ class Warehouse:
                 _require_columns(table, parquet.schema_arrow, self.path(file))
                 schema = _readable_schema(table, parquet.schema_arrow, names)
                 for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
-                    yield batch.select(names).cast(schema)
+                    try:
+                        rows = batch.select(names).cast(schema)
+                    except ValueError as error:  # of another type, or a null where none may be
+                        raise UsageError(
+                            f"{self.path(file)}: {error}; build it again with"
+                            f" {BUILT_BY[table.name]}"
+                        ) from error
+                    yield rows
 
     def count_rows(self, *parts: str) -> int:
         """Rows of one Parquet file, from its footer."""

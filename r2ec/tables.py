@@ -69,7 +69,10 @@ class Catalog:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """A user's last items before `now` (microseconds), oldest first; never more than W."""
+    """A user's last items before `now` (microseconds), oldest first; never more than W.
+
+    `fault` says what is wrong with the row it was read from; its lists are empty then.
+    """
 
     user_id: str
     item_index: tuple[int, ...]
@@ -77,6 +80,7 @@ class History:
     time: tuple[int, ...]
     now: int
     history_hash: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +147,10 @@ def load_examples(warehouse: Warehouse, split: str) -> list[Example]:
 def iter_histories(
     warehouse: Warehouse, date: str, now: int, *, batch_rows: int = 8192
 ) -> Iterator[History]:
-    """The users of `histories/date=D` in file order; `now` is the end of D in microseconds."""
+    """The users of `histories/date=D` in file order; `now` is the end of D in microseconds.
+
+    A row whose lists are broken comes with its `fault`, for others are to be scored all the same.
+    """
     for batch in warehouse.iter_batches(schemas.HISTORIES, batch_rows=batch_rows, date=date):
         yield from _histories(pa.Table.from_batches([batch]), [now] * batch.num_rows)
 
@@ -169,11 +176,26 @@ def _histories(table: pa.Table, now: list[int]) -> Iterator[History]:
     for user, item, rating, time, moment, digest in zip(
         users, items, ratings, times, now, hashes, strict=True
     ):
+        fault = _fault(item, rating, time)
         yield History(
             user_id=user,
-            item_index=tuple(item),
-            rating=tuple(rating),
-            time=tuple(time),
+            item_index=() if fault else tuple(item),
+            rating=() if fault else tuple(rating),
+            time=() if fault else tuple(time),
             now=moment,
             history_hash=digest,
+            fault=fault,
         )
+
+
+def _fault(item: list[int] | None, rating: list[float] | None, time: list[int] | None) -> str:
+    """What is wrong with the lists of a history, or nothing."""
+    named = {"history_item_index": item, "history_rating": rating, "history_time": time}
+    for name, values in named.items():
+        if values is None or (name != "history_rating" and None in values):
+            return f"{name} is null or holds a null"
+    lengths = {name: len(values or ()) for name, values in named.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        return f"the lists of the history are not of one length: {told}"
+    return ""

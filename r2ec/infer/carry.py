@@ -111,6 +111,7 @@ class PublishedRows:
                 for row in reasons.select(["user_id", "history_hash", "status"]).to_pylist()
                 if row["status"] != "error"
                 and row["user_id"] in asked
+                and not asked[row["user_id"]].fault
                 and row["history_hash"] == asked[row["user_id"]].history_hash
                 and reads_the_same(asked[row["user_id"]], self._source.now, history_items)
             ]

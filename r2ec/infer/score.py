@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from r2ec.errors import GateError, StoppedError, UsageError
 from r2ec.infer.carry import CarrySource, PublishedRows, find_source
@@ -18,7 +19,7 @@ from r2ec.infer.plan import RunPlan, end_of_day, histories_fingerprint, shard_pa
 from r2ec.infer.publish import is_published
 from r2ec.infer.scorer import Scorer, ScoringInputs
 from r2ec.infer.settings import ScoreSettings
-from r2ec.infer.writer import ShardWriter
+from r2ec.infer.writer import ShardWriter, read_part_file
 from r2ec.model.checkpoint import check_catalog, load_card
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, History, iter_histories, load_catalog
@@ -151,8 +152,8 @@ def score_shard(
             # Before the manifest: a shard without one cannot be published.
             raise GateError(
                 f"{result.num_errors:,} of {result.num_users:,} users of shard {job.shard} failed,"
-                f" more than --max-error-share {max_error_share}; see status and error in"
-                f" {warehouse.path(*plan.staging)}/reasoning"
+                f" more than --max-error-share {max_error_share}; {_first_failure(job, records)};"
+                f" all are in {warehouse.path(*plan.staging)}/reasoning, columns status and error"
             )
         writer.finish(num_parts)
     return result
@@ -216,3 +217,11 @@ def _result(
         num_carried=sum(record.num_carried for record in records.values()),
         already_published=already_published,
     )
+
+
+def _first_failure(job: ShardJob, records: Mapping[int, PartRecord]) -> str:
+    record = min((r for r in records.values() if r.num_errors), key=lambda record: record.part)
+    data = read_part_file(job.warehouse, job.plan, record.reasoning)
+    rows = pq.read_table(pa.BufferReader(data), columns=["user_id", "status", "error"]).to_pylist()
+    row = next(row for row in rows if row["status"] == "error")
+    return f"the first: user {row['user_id']!r}: {row['error']}"

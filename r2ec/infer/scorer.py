@@ -1,21 +1,25 @@
 """Histories to rows of both tables: prompts, reasonings, ranking."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from r2ec import schemas
-from r2ec.errors import R2ecError, UsageError
+from r2ec.errors import UsageError
 from r2ec.infer.embed import default_device, load_embeddings
+from r2ec.infer.salvage import Failure, each_or_failure, reason_of
 from r2ec.infer.settings import ScoreSettings, allowed_items
 from r2ec.model.checkpoint import load_model
 from r2ec.retrieval.rank import top_k
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, History
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +81,61 @@ class Scorer:
 
     def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:
         """Recommendations and reasoning of these users; a user who fails has status `error`."""
-        prompts, failed = self._encode(users)
-        ready = [user for user in users if user.user_id in prompts]
+        failed: dict[str, str] = {}
+        prompts = _kept(users, [self._prompt(user) for user in users], failed)
+        prompted = [user for user in users if user.user_id in prompts]
+        completions = _kept(prompted, self._complete(prompted, prompts), failed)
+        scored = [user for user in prompted if user.user_id in completions]
+        lists = _kept(
+            scored, each_or_failure(scored, lambda some: self._ranked(some, completions)), failed
+        )
+        reasons = [
+            _error_row(user, failed[user.user_id])
+            if user.user_id in failed
+            else self._reasoning_row(user, completions[user.user_id])
+            for user in users
+        ]
+        return (
+            pa.Table.from_pylist(
+                [row for rows in lists.values() for row in rows],
+                schema=schemas.RECOMMENDATIONS.schema,
+            ),
+            pa.Table.from_pylist(reasons, schema=schemas.REASONING.schema),
+        )
+
+    def _prompt(self, user: History) -> list[int] | Failure:
+        """The ids of a user's prompt, or why there are none."""
+        if user.fault:
+            return Failure(user.fault)
+        try:
+            ids = self._loaded.encoder.user_ids(user, self._catalog)
+        except Exception as error:  # whatever a text does to the tokenizer, others go on
+            return Failure(reason_of(error))
+        # On a GPU an id beyond the table ends the process's use of the device.
+        known = self._loaded.model.config.vocab_size
+        if max(ids) >= known:
+            return Failure(f"token {max(ids)} of the prompt is none of the model's {known:,}")
+        return ids
+
+    def _complete(
+        self, users: Sequence[History], prompts: Mapping[str, list[int]]
+    ) -> list[Completion | Failure]:
+        """The reasoning of each user, with a finite state to rank by."""
+        found = each_or_failure(users, lambda some: self._sampled(some, prompts))
+        for place, completion in enumerate(found):
+            if isinstance(completion, Failure) or _is_finite(completion):
+                continue
+            # Either the user's own prompt, or one before it in its place of the cache: what is
+            # masked has weight 0, which makes NaN of a NaN.
+            alone = each_or_failure([users[place]], lambda some: self._sampled(some, prompts))[0]
+            if isinstance(alone, Completion) and not _is_finite(alone):
+                alone = Failure("the user state is not finite: the model cannot read this prompt")
+            found[place] = alone
+        return found
+
+    def _sampled(
+        self, users: Sequence[History], prompts: Mapping[str, list[int]]
+    ) -> list[Completion]:
         settings = SamplingSettings(
             temperature=self._settings.temperature,
             top_k=self._settings.sampling_top_k,
@@ -89,65 +146,43 @@ class Scorer:
         groups = sample(
             self._loaded.model,
             self._loaded.encoder,
-            [prompts[user.user_id] for user in ready],
-            [user.user_id for user in ready],
+            [prompts[user.user_id] for user in users],
+            [user.user_id for user in users],
             settings,
             batch_rows=self._batch_rows,
         )
-        completions = [group[0] for group in groups]
-        reasoning = [
-            self._reasoning_row(user, completion)
-            for user, completion in zip(ready, completions, strict=True)
-        ]
-        reasoning += [
-            _error_row(user, failed[user.user_id]) for user in users if user.user_id in failed
-        ]
-        return (
-            self._recommendations(ready, completions),
-            pa.Table.from_pylist(reasoning, schema=schemas.REASONING.schema),
-        )
+        return [group[0] for group in groups]
 
-    def _encode(self, users: Sequence[History]) -> tuple[dict[str, list[int]], dict[str, str]]:
-        prompts: dict[str, list[int]] = {}
-        failed: dict[str, str] = {}
-        for user in users:
-            try:
-                prompts[user.user_id] = self._loaded.encoder.user_ids(user, self._catalog)
-            except (R2ecError, ValueError) as error:
-                # One user's broken row must not end the shard: it is told in `status`, `error`.
-                failed[user.user_id] = f"{type(error).__name__}: {error}"
-        return prompts, failed
-
-    def _recommendations(
-        self, users: Sequence[History], completions: Sequence[Completion]
-    ) -> pa.Table:
-        schema = schemas.RECOMMENDATIONS.schema
-        if not users:
-            return schema.empty_table()
+    def _ranked(
+        self, users: Sequence[History], completions: Mapping[str, Completion]
+    ) -> list[list[dict[str, object]]]:
+        """The rows of each user's list, by rank."""
         model = self._loaded.model
+        states = [completions[user.user_id].state_H for user in users]
         scores_BK, index_BK = top_k(
-            torch.stack([completion.state_H for completion in completions]).to(model.device),
+            torch.stack(states).to(model.device),
             self._table_IH,
             min(self._settings.top_k, self._catalog.num_items),
             temperature=model.temperature,
             seen=None if self._settings.allow_repeat else [user.item_index for user in users],
             allowed_I=self._allowed_I,
         )
-        rows = [
-            {
-                "user_id": user.user_id,
-                "rank": rank,
-                "item_id": self._catalog.items[index].item_id,
-                "item_index": index,
-                "score": score,
-            }
+        return [
+            [
+                {
+                    "user_id": user.user_id,
+                    "rank": rank,
+                    "item_id": self._catalog.items[index].item_id,
+                    "item_index": index,
+                    "score": score,
+                }
+                for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
+                if index >= 0
+            ]
             for user, scores, indices in zip(
                 users, scores_BK.tolist(), index_BK.tolist(), strict=True
             )
-            for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
-            if index >= 0
         ]
-        return pa.Table.from_pylist(rows, schema=schema)
 
     def _reasoning_row(self, user: History, completion: Completion) -> dict[str, object]:
         sampled = completion.ids[: completion.num_sampled]
@@ -161,6 +196,23 @@ class Scorer:
             "status": "ok",
             "error": None,
         }
+
+
+def _kept(
+    users: Sequence[History], results: Sequence[Result | Failure], failed: dict[str, str]
+) -> dict[str, Result]:
+    """The results by user; the reasons of those without go into `failed`."""
+    kept: dict[str, Result] = {}
+    for user, result in zip(users, results, strict=True):
+        if isinstance(result, Failure):
+            failed[user.user_id] = result.reason
+        else:
+            kept[user.user_id] = result
+    return kept
+
+
+def _is_finite(completion: Completion) -> bool:
+    return bool(completion.state_H.isfinite().all() and completion.logprobs_T.isfinite().all())
 
 
 def _error_row(user: History, error: str) -> dict[str, object]:
