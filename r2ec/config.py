@@ -99,6 +99,7 @@ class ContrastiveConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     lm_weight: float = Field(0.0, ge=0)
     reasoning_share: float = Field(0.0, ge=0, le=1)
+    rationale_share: float = Field(0.0, ge=0, le=1)
     history_dropout: float = Field(0.0, ge=0, lt=1)
     eval_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)

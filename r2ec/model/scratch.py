@@ -138,9 +138,9 @@ def warm_up_row(encoder: PromptEncoder, catalog: Catalog, source: random.Random)
     return prompt + reasoning_ids(encoder, items[-1])
 
 
-def reasoning_ids(encoder: PromptEncoder, latest: CatalogItem) -> list[int]:
-    """Ids of a pretended reasoning about the latest item, ended by the marker."""
-    text = neutralise(pretend_reasoning(latest), encoder.template.forbidden)
+def reasoning_ids(encoder: PromptEncoder, item: CatalogItem) -> list[int]:
+    """Ids of a pretended reasoning about an item, ended by the marker."""
+    text = neutralise(pretend_reasoning(item), encoder.template.forbidden)
     ids: list[int] = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids + list(encoder.marker_ids)
 
@@ -166,19 +166,18 @@ def pretend_history(
     )
 
 
-def pretend_reasoning(latest: CatalogItem) -> str:
-    """A short thought in the shop's own words about what was bought last, and nothing of what
-    comes next.
+def pretend_reasoning(item: CatalogItem) -> str:
+    """A short thought in the shop's own words about the kind and the store of an item.
 
     Kept to what a small model can read off the prompt: a user state that was trained after true
     thoughts is misled by the longer ones that it gets wrong when it writes by itself.
     """
     thoughts = []
-    if latest.category:
-        thoughts.append(f"looks at {shorten(latest.category.split(' > ')[-1], 30)}")
-    if latest.store:
-        thoughts.append(f"likes {shorten(latest.store, 24)}")
-    return "; ".join(thoughts or [f"bought {shorten(latest.title, 24)}"]) + ". "
+    if item.category:
+        thoughts.append(f"looks at {shorten(item.category.split(' > ')[-1], 30)}")
+    if item.store:
+        thoughts.append(f"likes {shorten(item.store, 24)}")
+    return "; ".join(thoughts or [f"bought {shorten(item.title, 24)}"]) + ". "
 
 
 def language_loss(model: DualHeadModel, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:

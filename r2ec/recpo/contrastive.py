@@ -1,9 +1,10 @@
 """The contrastive stage: user states against the batch's target items, with the language kept.
 
 InfoNCE over the targets of the global batch (duplicates of the target and the user's own history
-left out), all item rows live. A share of the users carries a pretended reasoning about the history
-between prompt and marker, on which the language loss is computed: it keeps the base model's
-language and accustoms the user state to stand after a reasoning.
+left out), all item rows live. A share of the users carries a pretended reasoning between prompt and
+marker, on which the language loss is computed: it keeps the base model's language and accustoms the
+user state to stand after a reasoning. It is about the latest item or, as a rationale, about the
+target: only where it says something that the prompt does not can a user state learn to heed it.
 
 Shapes: B users of the global batch, C their target items, H hidden size.
 """
@@ -56,6 +57,7 @@ def build_user_row(
     *,
     seed: tuple[int, int],
     reasoning_share: float,
+    rationale_share: float,
     history_dropout: float,
 ) -> UserRow:
     """One user's row, seeded by (seed, step) and the sequence, so any cut of the batch agrees."""
@@ -63,8 +65,9 @@ def build_user_row(
     history = _thin(example.history, history_dropout, source)
     prompt = encoder.user_ids(history, catalog)
     if source.random() < reasoning_share:
-        latest = catalog.items[history.item_index[-1]]
-        ids = prompt + reasoning_ids(encoder, latest)
+        is_rationale = source.random() < rationale_share
+        about = example.target_index if is_rationale else history.item_index[-1]
+        ids = prompt + reasoning_ids(encoder, catalog.items[about])
         return UserRow(example=example, ids=ids, first_language=len(prompt))
     ids = prompt + list(encoder.marker_ids)
     return UserRow(example=example, ids=ids, first_language=len(ids))

@@ -166,16 +166,17 @@ def step_figures(
             "update": {name: getattr(figures, name) for name in UpdateFigures.__slots__},
         }
     )
-    rewards = torch.cat([part["rewards"].flatten() for part in parts])
+    rewards_BG = torch.cat([part["rewards"] for part in parts if part["rewards"].numel()])
     lengths = [length for part in parts for length in part["tokens"]]
     reasons = [reason for part in parts for reason in part["reasons"]]
     total = {name: sum(part["update"][name] for part in parts) for name in UpdateFigures.__slots__}
     tokens = max(1.0, total["tokens"])
-    num_users = len(rewards) // place.config.recpo.group_size
     return {
-        "reward_mean": rewards.mean().item(),
-        "reward_std": rewards.std(correction=0).item(),
-        "zero_variance_share": sum(part["zero"] for part in parts) / num_users,
+        "reward_mean": rewards_BG.mean().item(),
+        "reward_std": rewards_BG.std(correction=0).item(),
+        # What the advantages are made of; where it is near 0, the states pass over the reasoning.
+        "reward_group_std": rewards_BG.std(dim=1, correction=0).mean().item(),
+        "zero_variance_share": sum(part["zero"] for part in parts) / len(rewards_BG),
         "token_loss": total["token_loss"],
         "item_loss": total["item_loss"],
         "kl": total["kl"],

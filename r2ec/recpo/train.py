@@ -137,6 +137,7 @@ def contrastive_stage(
                 example,
                 seed=(config.seed, step),
                 reasoning_share=settings.reasoning_share,
+                rationale_share=settings.rationale_share,
                 history_dropout=settings.history_dropout,
             )
             for example in world.share(users)

@@ -84,6 +84,7 @@ def contrastive(place: Workplace) -> dict[str, float | None]:
             example,
             seed=(0, 0),
             reasoning_share=0.5,
+            rationale_share=0.5,
             history_dropout=0.2,
         )
         for example in place.world.share(place.data.train)
