@@ -65,3 +65,14 @@ def date_option(command: Command) -> Command:
         callback=check_day,
         help="The day, as 2024-05-31, or yesterday.",
     )(command)
+
+
+def price_option(command: Command) -> Command:
+    """`--price-per-hour`: what one device costs, for the figures in `runs`."""
+    return click.option(
+        "--price-per-hour",
+        envvar="R2EC_PRICE_PER_HOUR",
+        type=click.FloatRange(min=0),
+        metavar="PRICE",
+        help="Price of one device for an hour: gives the cost per 1,000 users in `runs`.",
+    )(command)

@@ -2,19 +2,14 @@
 
 import click
 
-from r2ec.cli.options import date_option, warehouse_option
+from r2ec.cli.options import date_option, price_option, warehouse_option
 
 
 @click.command(epilog="Example: r2ec-cli publish --date 2024-05-31")
 @date_option
 @warehouse_option
 @click.option("--run-id", metavar="RUN", help="Which run, where several are complete.")
-@click.option(
-    "--price-per-hour",
-    type=click.FloatRange(min=0),
-    metavar="PRICE",
-    help="Price of one device for an hour: gives the cost per 1,000 users in `runs`.",
-)
+@price_option
 def publish(date: str, warehouse: str, run_id: str | None, price_per_hour: float | None) -> None:
     """Check a scored date and make it visible in one act.
 

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from r2ec.cli.options import date_option, warehouse_option
+from r2ec.cli.options import date_option, price_option, warehouse_option
 from r2ec.errors import UsageError
 
 
@@ -77,7 +77,7 @@ from r2ec.errors import UsageError
     default=None,
     help="Publish when done.  [default: with one shard]",
 )
-@click.option("--price-per-hour", type=float, help="Of one device, for cost_per_1000_users.")
+@price_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 def score(
     warehouse: str,
