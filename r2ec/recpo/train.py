@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from r2ec.config import TrainConfig
 from r2ec.errors import UsageError
 from r2ec.lock import FOLDER_LOCKS, JobLock, folder_lock
@@ -227,7 +229,7 @@ def prepare_run_dir(config: TrainConfig, run_dir: Path, *, resume: bool, fresh: 
             raise UsageError(
                 f"{run_dir} holds a run already: go on with --resume, or start anew with --fresh"
             )
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = _read_config(file)
         changed = _differences(before, resolved)
         if changed:
             raise UsageError(
@@ -244,6 +246,16 @@ def prepare_run_dir(config: TrainConfig, run_dir: Path, *, resume: bool, fresh: 
         else:
             path.unlink()
     _write_json(file, resolved)
+
+
+def _read_config(file: Path) -> Any:
+    """The configuration a run was started with; settings that its version did not know have their
+    defaults."""
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(TrainConfig.model_validate(stored).model_dump_json())
+    except ValidationError:
+        return stored
 
 
 def deliver(

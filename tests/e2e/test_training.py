@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r2ec import schemas
 from r2ec.config import TrainConfig
+from r2ec.errors import UsageError
 from r2ec.model.checkpoint import load_model
 from r2ec.recpo.train import prepare_run_dir
 from r2ec.storage import Warehouse
@@ -403,6 +404,22 @@ def test_a_fresh_run_leaves_nothing_of_the_one_before_but_the_lock(tmp_path: Pat
     prepare_run_dir(config, run_dir, resume=False, fresh=True)
     assert sorted(path.name for path in run_dir.iterdir()) == ["_lock", "config.json"]
     assert [path.name for path in run_dir.glob("_lock/*")] == ["train.json"]
+
+
+def test_a_run_of_a_version_without_some_setting_may_be_resumed_at_its_default(
+    tmp_path: Path,
+) -> None:
+    paths = {"output": str(tmp_path / "model")}
+    config = TrainConfig.model_validate({"paths": paths})
+    run_dir = config.paths.resolved_run_dir
+    prepare_run_dir(config, run_dir, resume=False, fresh=False)
+    stored = json.loads((run_dir / "config.json").read_text())
+    del stored["contrastive"]["rationale_share"]
+    (run_dir / "config.json").write_text(json.dumps(stored))
+    prepare_run_dir(config, run_dir, resume=True, fresh=False)
+    other = TrainConfig.model_validate({"paths": paths, "contrastive": {"rationale_share": 0.5}})
+    with pytest.raises(UsageError, match=r"rationale_share was 0\.0, now 0\.5"):
+        prepare_run_dir(other, run_dir, resume=True, fresh=False)
 
 
 def test_a_run_folder_in_use_is_not_overwritten(
