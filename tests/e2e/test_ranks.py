@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.factories.commands import REPOSITORY
-from tests.factories.ranks import STAGES, USERS
+from tests.factories.ranks import LR, STAGES, USERS
 from tests.factories.training import distance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -44,6 +44,26 @@ def told_by(folder: Path, processes: int) -> Told:
     return told
 
 
+def first_step(gradient: torch.Tensor) -> torch.Tensor:
+    """By how much Adam's first step moves a weight: its rate, whatever the gradient's size."""
+    return LR * gradient / (gradient.abs() + 1e-8)
+
+
+def steps_agree(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether the weights after a step are the same but for what the gradients' rounding explains.
+
+    A gradient of 1e-8, itself the rest of sums that cancel, moves its weight by half the rate, and
+    by none of it where the rest is 0: there the weights cannot agree better than the steps do.
+    """
+    size = max(value.abs().max().item() for value in theirs["weights"].values())
+    for name, weight in theirs["weights"].items():
+        explained = first_step(ours["gradients"][name]) - first_step(theirs["gradients"][name])
+        difference = (ours["weights"][name] - weight).abs()
+        if bool((difference > TOLERANCE * size + 1.01 * explained.abs()).any()):
+            return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Told:
     return told_by(tmp_path_factory.mktemp("alone"), 1)
@@ -67,7 +87,7 @@ def test_any_number_of_ranks_under_any_zero_stage_trains_alike(
                 expected = pytest.approx(value, rel=TOLERANCE, abs=1e-6)
                 assert ours["figures"][figure] == expected, (case, figure)
         assert distance(ours["gradients"], theirs["gradients"]) < TOLERANCE, case
-        assert distance(ours["weights"], theirs["weights"]) < TOLERANCE, case
+        assert steps_agree(ours, theirs), case
         assert ours["ranks_agree"], case
         assert ours["resumed"], case
         # Sampling, item rows and the table together take the weights of ZeRO 3 once.
