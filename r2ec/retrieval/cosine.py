@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 # Scores that are held at once: what stays in a CPU's cache, what keeps a GPU busy.
-_SCORES_ON_CPU = 1 << 22
+_SCORES_ON_CPU = 1 << 23
 _SCORES_ON_DEVICE = 1 << 27
-_EXACT_ELEMENTS = 1 << 18  # rows of both sides that are multiplied at once
+# Elements of pairs that are multiplied at once, in float64.
+_EXACT_ON_CPU = 1 << 15
+_EXACT_ON_DEVICE = 1 << 24
 _SMALLEST_NORM = 1e-30
 
 
@@ -85,21 +87,25 @@ def exact_cosines(
     user_states_BH: Tensor, item_embeddings_IH: Tensor, user_P: Tensor, item_P: Tensor
 ) -> Tensor:
     """Cosines [P] in float64 of the pairs, each from its own two rows alone."""
-    hidden_size = user_states_BH.shape[1]
-    step = max(1, _EXACT_ELEMENTS // hidden_size)
-    result_P = torch.empty(user_P.shape[0], dtype=torch.float64, device=user_P.device)
+    hidden_size, device = user_states_BH.shape[1], user_P.device
+    states_BH = user_states_BH.double()
+    length_B = torch.linalg.vector_norm(states_BH, dim=1)
+    step = max(1, (_EXACT_ON_CPU if device.type == "cpu" else _EXACT_ON_DEVICE) // hidden_size)
+    dot_P = torch.empty(user_P.shape[0], dtype=torch.float64, device=device)
+    length_P = torch.empty_like(dot_P)
     for start in range(0, user_P.shape[0], step):
         users, items = user_P[start : start + step], item_P[start : start + step]
         count = users.shape[0]
-        if users.device.type != "cpu":
+        if device.type != "cpu":
             # A GPU sums in an order that depends on the number of rows: keep it the same.
             users = torch.nn.functional.pad(users, (0, step - count))
             items = torch.nn.functional.pad(items, (0, step - count))
-        left = user_states_BH[users].double()
-        right = item_embeddings_IH[items.to(item_embeddings_IH.device)].to(left.device).double()
-        lengths = ((left * left).sum(1) * (right * right).sum(1)).sqrt()
-        cosines = (left * right).sum(1) / lengths.clamp(min=_SMALLEST_NORM)
-        result_P[start : start + step] = cosines[:count]
+        rows = item_embeddings_IH.index_select(0, items.to(item_embeddings_IH.device))
+        rows = rows.to(device).double()
+        length_P[start : start + step] = torch.linalg.vector_norm(rows, dim=1)[:count]
+        products = rows.mul_(states_BH.index_select(0, users))
+        dot_P[start : start + step] = products.sum(dim=1)[:count]
+    result_P: Tensor = dot_P / (length_P * length_B[user_P]).clamp(min=_SMALLEST_NORM)
     return result_P
 
 

@@ -23,11 +23,9 @@ from r2ec.retrieval.cosine import (
     require_states,
     seen_pairs,
 )
+from r2ec.retrieval.shortlist import Candidates, Shortlist
 
-Candidates = tuple[Tensor, Tensor]  # values and item indices, of one shape
-
-BLOCK_ITEMS = 32_768
-_GROUP = 32  # columns whose maximum is looked at before they are
+BLOCK_ITEMS = 8192  # with as many users as fit, what a matrix product takes best
 
 
 @torch.no_grad()
@@ -65,19 +63,25 @@ def top_k(
             allowed_I=allowed_I,
         )
 
-    cosines_BM, item_BM = _best_by_block(blocks(slice(None)), kept)
-    user_BM = torch.arange(num_users, device=item_BM.device)[:, None].expand_as(item_BM)
-    score_BM = _pair_scores(
-        user_states_BH, item_embeddings_IH, user_BM.flatten(), item_BM.flatten(), temperature
-    ).view_as(cosines_BM)
-    score_BM.masked_fill_(cosines_BM == -torch.inf, -torch.inf)
+    shortlist = Shortlist(num_users, kept, user_states_BH.device)
+    for block in blocks(slice(None)):
+        shortlist.take(block)
+    cosines_BM, item_BM = shortlist.result()
+    kth_B = cosines_BM.topk(min(k, kept), dim=1).values[:, -1]
+    floor_B = kth_B - 2 * cosine_error_bound(user_states_BH.shape[1])
+    # One below the floor cannot be among the k best, whatever both errors are.
+    score_BM = torch.full_like(cosines_BM, -torch.inf)
+    user_P, place_P = ((cosines_BM >= floor_B[:, None]) & (cosines_BM > -torch.inf)).nonzero(
+        as_tuple=True
+    )
+    score_BM[user_P, place_P] = _pair_scores(
+        user_states_BH, item_embeddings_IH, user_P, item_BM[user_P, place_P], temperature
+    )
     scores_BK, items_BK = _first_k(score_BM, item_BM, k)
 
     # What was not kept has a cosine of at most the least one kept. Where that is within both
     # errors of the k-th, it may belong to the k best: go through all items as near, one by one.
     if kept < num_items:
-        kth_B = cosines_BM.topk(k, dim=1).values[:, -1]
-        floor_B = kth_B - 2 * cosine_error_bound(user_states_BH.shape[1])
         least_B = cosines_BM.amin(dim=1)
         for user in ((least_B >= floor_B) & least_B.isfinite()).nonzero().flatten().tolist():
             scores_BK[user], items_BK[user] = _top_k_of_crowd(
@@ -169,37 +173,6 @@ def target_softmax(
         here_b = torch.logsumexp(block.cosines / temperature, dim=1)
         normaliser_B[users] = torch.logaddexp(normaliser_B[users], here_b.double())
     return (score_B.double() - normaliser_B).exp().clamp(max=1.0).float()
-
-
-def _best_by_block(blocks: Iterable[CosineBlock], kept: int) -> Candidates:
-    """The `kept` largest cosines of each user, in no order, by a running merge over the blocks."""
-    merged: dict[int, Candidates] = {}
-    for block in blocks:
-        cosines_bm, column_bm = _best_of_block(block.cosines, kept)
-        item_bm = column_bm + block.first_item
-        if block.first_user in merged:
-            cosines_bm = torch.cat([merged[block.first_user][0], cosines_bm], dim=1)
-            item_bm = torch.cat([merged[block.first_user][1], item_bm], dim=1)
-        cosines_bm, place_bm = cosines_bm.topk(min(kept, cosines_bm.shape[1]), sorted=False)
-        merged[block.first_user] = cosines_bm, item_bm.gather(1, place_bm)
-    cosines_BM = torch.cat([merged[first][0] for first in sorted(merged)])
-    item_BM = torch.cat([merged[first][1] for first in sorted(merged)])
-    return cosines_BM, item_BM.masked_fill(cosines_BM == -torch.inf, 0)
-
-
-def _best_of_block(cosines_bn: Tensor, kept: int) -> Candidates:
-    """The `kept` largest of each row: the groups with the largest maxima hold them all."""
-    num_rows, num_columns = cosines_bn.shape
-    if num_columns <= 4 * kept * _GROUP:
-        best = cosines_bn.topk(min(kept, num_columns), sorted=False)
-        return best.values, best.indices
-    cosines_bn = pad(cosines_bn, (0, -num_columns % _GROUP), value=-torch.inf)
-    groups_bgc = cosines_bn.view(num_rows, -1, _GROUP)
-    group_bm = groups_bgc.amax(dim=2).topk(kept, sorted=False).indices
-    members_bmc = groups_bgc.gather(1, group_bm[:, :, None].expand(-1, -1, _GROUP))
-    values_bm, place_bm = members_bmc.flatten(1).topk(kept, sorted=False)
-    column_bm = group_bm.gather(1, place_bm // _GROUP) * _GROUP + place_bm % _GROUP
-    return values_bm, column_bm
 
 
 def _top_k_of_crowd(
