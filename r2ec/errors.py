@@ -29,6 +29,12 @@ class StoppedError(R2ecError):
     exit_code = 75
 
 
+class LostPeerError(R2ecError):
+    """Another process of the run is gone or silent; what is kept is whole (exit code 75)."""
+
+    exit_code = 75
+
+
 class GateError(R2ecError):
     """A quality gate failed: an audit, the quarantine share, the error share (exit code 4)."""
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from r2ec.errors import R2ecError
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.scratch import reasoning_ids
 from r2ec.recpo import loss as terms
 from r2ec.recpo.batches import cut
 from r2ec.recpo.engine import Engine
+from r2ec.recpo.finite import sum_finite
 from r2ec.recpo.items import ItemTable, LiveRows
 from r2ec.tables import Catalog, Example, History
 from r2ec.text.tokens import PromptEncoder, pad_right
@@ -87,7 +87,7 @@ def contrastive_step(
 ) -> tuple[ContrastiveFigures, float | None]:
     """One optimizer step; `rows` are this rank's, `targets_C` and `language_tokens` global.
 
-    Raises `R2ecError` before the step if the loss is not finite.
+    Raises `R2ecError` on all ranks before the step if the loss of any is not finite.
     """
     rows = sorted(rows, key=lambda row: len(row.ids))
     live = LiveRows(engine, table, targets_C)
@@ -104,10 +104,8 @@ def contrastive_step(
         sums += torch.stack([item.detach(), language.detach(), hits / len(targets_C)])
         engine.backward(item + lm_weight * language)
     live.backward(micro_batch)
-    engine.world.sum_(sums)
-    if not torch.isfinite(sums).all():
-        users = ", ".join(row.example.history.user_id for row in rows)
-        raise R2ecError(f"the contrastive loss is not finite; users of this rank's batch: {users}")
+    what = "the contrastive loss (items, language, hits)"
+    sums = sum_finite(engine.world, sums, what, [row.example for row in rows])
     item_loss, language_loss, in_batch_hits = sums.tolist()
     figures = ContrastiveFigures(
         item_loss=item_loss, language_loss=language_loss, in_batch_hits=in_batch_hits

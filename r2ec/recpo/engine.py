@@ -34,6 +34,7 @@ from r2ec.recpo.checkpoints import (
     remove_older,
     staging_of,
 )
+from r2ec.recpo.finite import check_norm
 
 
 class World:
@@ -180,6 +181,7 @@ class Engine:
             def clip(*_: object) -> None:
                 norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clipping)
                 self._own_norm = float(norm)
+                check_norm(self._own_norm)
 
             optimizer.register_step_pre_hook(clip)
 
@@ -212,12 +214,19 @@ class Engine:
             self._is_whole = False
 
     def step(self, lr: float) -> float | None:
-        """One optimizer step at this learning rate; returns the gradient norm before clipping."""
+        """One optimizer step at this learning rate; returns the gradient norm before clipping.
+
+        Raises `R2ecError` on all ranks where the gradient is not finite; the weights have not moved
+        then.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if self._own_norm is None else self._own_norm
-        return None if norm is None else float(norm)
+        norm = None if norm is None else float(norm)
+        # DeepSpeed passes over such a step in silence.
+        check_norm(norm)
+        return norm
 
     def save(self, folder: Path, state: dict[str, Any], tensors: dict[str, Any], keep: int) -> None:
         """Write a checkpoint in one act and leave only the newest `keep` beside it.

@@ -27,6 +27,7 @@ from r2ec.recpo.engine import World
 from r2ec.recpo.final import evaluate_delivered
 from r2ec.recpo.journal import Journal
 from r2ec.recpo.memory import memory_advice
+from r2ec.recpo.peers import lost_peers
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.step import recpo_step
 from r2ec.recpo.workplace import Data, build_card, load_data, open_workplace, run_plan
@@ -39,12 +40,14 @@ def run(config: TrainConfig, *, resume: bool, fresh: bool) -> dict[str, dict[str
     """Train as configured; returns the figures of each stage, on every rank.
 
     Raises `UsageError` if the run folder holds another run, `NotReadyError` if input is missing or
-    another training is at work in that folder.
+    another training is at work in that folder, `LostPeerError` where another rank is gone.
     """
     check_hugging_face(config.paths.base_model)
-    world = World(config.engine.timeout_seconds)
+    timeout = config.engine.timeout_seconds
+    with lost_peers(timeout):
+        world = World(timeout)
     try:
-        with StopSignal() as stop, memory_advice(), ExitStack() as held:
+        with StopSignal() as stop, memory_advice(), lost_peers(timeout), ExitStack() as held:
             lock = _lock(config.paths.resolved_run_dir)
             world.on_first(lambda: held.enter_context(lock))
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from r2ec.errors import R2ecError
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo import loss as terms
 from r2ec.recpo.advantage import best_rollout
 from r2ec.recpo.batches import cut
 from r2ec.recpo.engine import Engine
+from r2ec.recpo.finite import sum_finite
 from r2ec.recpo.items import ItemTable, LiveRows
 from r2ec.recpo.rollout import Group, chunk_tokens, idle_pass, policy_pass, sampler_logprobs
 from r2ec.sampler import Completion
@@ -167,8 +167,8 @@ def update_policy(
 ) -> tuple[UpdateFigures, float | None]:
     """One optimizer step on a rollout batch; returns figures and the gradient norm.
 
-    `live` are the batch's item rows under the current weights. Raises `R2ecError` before the step
-    if the loss is not finite.
+    `live` are the batch's item rows under the current weights. Raises `R2ecError` on all ranks
+    before the step if the loss of any is not finite.
     """
     figures = UpdateFigures()
     total = torch.zeros((), device=engine.model.device)
@@ -197,12 +197,7 @@ def update_policy(
         engine.backward(loss)
     if settings.item_weight > 0:
         live.backward(settings.micro_batch_rows)
-    if not torch.isfinite(engine.world.sum_(total)):
-        users = sorted({group.example.history.user_id for group in batch.groups})
-        raise R2ecError(
-            f"the loss is {total.item()}; stopped before the optimizer step. Users of this rank's"
-            f" batch: {', '.join(users)}. Lower the learning rate and --resume"
-        )
+    sum_finite(engine.world, total, "the loss", [group.example for group in batch.groups])
     return figures, engine.step(lr)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,8 +22,11 @@ from r2ec import schemas
 from r2ec.config import TrainConfig
 from r2ec.errors import UsageError
 from r2ec.model.checkpoint import load_model
+from r2ec.recpo.batches import batch_at
+from r2ec.recpo.checkpoints import checkpoints
 from r2ec.recpo.train import prepare_run_dir
 from r2ec.storage import Warehouse
+from r2ec.tables import load_examples
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
 from tests.factories.killed_saves import POINTS
 from tests.factories.models import PROMPT, TAU, small_model
@@ -182,15 +186,12 @@ def test_the_deepspeed_launcher_and_partitioned_weights_give_the_same_losses(
     assert torch.allclose(one, three, atol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_peer_ends_the_other_rank(place: Path, loss: signal.Signals) -> None:
-    """Killed, its connections close; stopped, it is silent for `engine.timeout_seconds`."""
-    name = loss.name
-    command = train_command(place, name, "--set", "engine.timeout_seconds=8")
+def start_ranks(command: list[object], *launcher: str) -> "list[subprocess.Popen[str]]":
+    """Two ranks without a launcher that would end one with the other."""
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-m", "r2ec", *map(str, command)],
+            [sys.executable, "-m", *launcher, *map(str, command)],
             cwd=REPOSITORY,
             env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -199,15 +200,63 @@ def test_a_lost_peer_ends_the_other_rank(place: Path, loss: signal.Signals) -> N
         )
         for rank in range(2)
     ]
+
+
+def end_all(ranks: "list[subprocess.Popen[str]]") -> None:
+    for rank in ranks:
+        rank.kill()
+        rank.communicate()
+
+
+@pytest.mark.parametrize(
+    ("loss", "seconds", "reason"),
+    [(signal.SIGKILL, 100, "Connection|Read error"), (signal.SIGSTOP, 8, "Timed out")],
+)
+def test_a_lost_peer_ends_the_other_rank_and_the_run_goes_on(
+    place: Path, two: str, loss: signal.Signals, seconds: int, reason: str
+) -> None:
+    """Killed, its connections close; stopped, it is silent for `engine.timeout_seconds`."""
+    name = loss.name
+    more = ("--set", f"engine.timeout_seconds={seconds}")
+    ranks = start_ranks(train_command(place, name, *more), "r2ec")
     try:
-        wait_for_step(place / f"{name}.run", "contrastive", 0, ranks[0])
+        wait_for_step(place / f"{name}.run", "contrastive", 3, ranks[0])
         ranks[1].send_signal(loss)
-        printed, _ = ranks[0].communicate(timeout=60)
-        assert ranks[0].returncode not in (0, 75), printed[-3000:]
+        printed, _ = ranks[0].communicate(timeout=200)
+        assert ranks[0].returncode == 75, printed[-3000:]
+        told = rf"(?m)^error: another process of this run is gone.* for {seconds} s .*({reason}).*--resume$"
+        assert re.search(told, printed), printed[-3000:]
+        assert "Traceback" not in printed
     finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
+        end_all(ranks)
+    if loss == signal.SIGSTOP:
+        return
+    finish(start(*train_command(place, name, *more, "--resume"), processes=2))
+    lines = [steady(line) for line in metric_lines(place / f"{name}.run")]
+    assert lines == [steady(line) for line in metric_lines(place / "two.run")]
+
+
+def test_a_loss_that_is_no_number_on_one_rank_stops_both_before_the_step(place: Path) -> None:
+    """They end alike, and both logs name the sequences of that rank's batch."""
+    more = ("--set", "contrastive.steps=0", "--set", "checkpoint.every_steps=1")
+    # Of five users a step rank 1 has two, in two micro-batches: the third is that of step 2.
+    micro = ("--set", "recpo.micro_batch_rows=3", "--set", "recpo.updates_per_rollout=1")
+    command = train_command(place, "nan", *more, *micro)
+    ranks = start_ranks([3, *command], "tests.factories.faulty_rank")
+    try:
+        printed = [rank.communicate(timeout=200)[0] for rank in ranks]
+    finally:
+        end_all(ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1], printed
+    users = batch_at(load_examples(Warehouse(str(place / "warehouse")), "train"), 1, 5, seed=0)
+    batch = ", ".join(f"{user.sequence_id} ({user.history.user_id})" for user in users[1::2])
+    for text in printed:
+        assert f"batch, rank 1: {batch}. Lower" in text
+        assert "all ranks stopped before the optimizer step" in text
+        assert "Traceback" not in text
+    run_dir = place / "nan.run"
+    assert [line["step"] for line in metric_lines(run_dir) if "reward_mean" in line] == [1]
+    assert [path.name for path in checkpoints(run_dir / "checkpoints/recpo")] == ["step-00000001"]
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from r2ec.recpo.journal import Journal
 from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.stage import StagePlan, run_stage
 from r2ec.retrieval.embed import encode_rows
+from tests.factories import ranks
 from tests.factories.commands import metric_lines
 from tests.factories.models import PROMPT, small_model
 from tests.factories.training import training_bench
@@ -220,6 +221,43 @@ def test_the_norm_of_the_gradient_is_told_before_clipping(
     parameter = next(p for p in model.parameters())
     engine.backward(3.0 * parameter.flatten()[:16].sum())
     assert engine.step(0.0) == pytest.approx(12.0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.distributed.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_no_weight(
+    world: World, zero_stage: int, dtype: torch.dtype, value: float
+) -> None:
+    """Finite loss or not: DeepSpeed would pass over the step, or take it, without a word."""
+    model, _ = small_model()
+    model = model.to(dtype)
+    engine = Engine(world, model, zero_stage=zero_stage, gradient_clipping=0.5, weight_decay=0.0)
+    with engine.whole_weights():
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    engine.backward(value * encode_rows(model, [[5, 6, 7]], pad_id=0).sum())
+    with pytest.raises(R2ecError, match=r"norm of the gradient is .* took no step"):
+        engine.step(0.1)
+    with engine.whole_weights():
+        after = dict(model.named_parameters())
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_contrastive_loss_that_is_no_number_stops_before_the_step(
+    world: World, tmp_path: Path
+) -> None:
+    place = ranks.workplace(world, 0, 5, tmp_path)
+    weight = place.engine.model.causal_lm.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[:, 0] = float("nan")
+    before = weight.detach().clone()
+    batch = [f"{e.sequence_id} ({e.history.user_id})" for e in place.data.train]
+    with pytest.raises(R2ecError, match=r"contrastive loss .* is \[nan, .*rank 0: ") as told:
+        ranks.contrastive(place)
+    place.journal.close()
+    assert all(name in str(told.value) for name in batch)
+    assert torch.equal(weight.nan_to_num(), before.nan_to_num())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.distributed.*is deprecated:FutureWarning")
