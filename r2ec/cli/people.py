@@ -37,7 +37,7 @@ def sql(
     from r2ec import sql_files
     from r2ec.cli import screen
     from r2ec.errors import UsageError
-    from r2ec.warehouse_views import open_views, run_query
+    from r2ec.warehouse_views import run_query, with_views
 
     if (file is None) == (query is None):
         raise UsageError("give either a FILE or a query with -q")
@@ -45,7 +45,7 @@ def sql(
     values = dict(_name_and_value(param) for param in params)
     if asked.source.startswith("sql/views/"):
         asked = sql_files.parse_sql(asked.name, asked.source, f"SELECT * FROM {asked.name}")
-    rows = run_query(open_views(existing_warehouse(warehouse)), asked, values)
+    rows = with_views(existing_warehouse(warehouse), lambda views: run_query(views, asked, values))
     {"table": screen.write_table, "csv": screen.write_csv, "json": screen.write_json}[output](rows)
 
 

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2ec import sql_files
 from r2ec.cli import screen
 from r2ec.errors import NotReadyError
 from r2ec.storage import Warehouse
-from r2ec.warehouse_views import open_views, run_query
+from r2ec.warehouse_views import run_query, with_views
+
+if TYPE_CHECKING:
+    import duckdb
 
 HISTORY_SQL = """
 SELECT event_time, rating, item_id, title, store
@@ -53,8 +56,10 @@ def load_user_page(warehouse: Warehouse, date: str, user_id: str, top_k: int) ->
             f"{date} is not published in {warehouse.path()} ({there}); "
             f"r2ec-cli score --date {date} makes it"
         )
-    views = open_views(warehouse)
+    return with_views(warehouse, lambda views: _user_page(views, date, user_id, top_k))
 
+
+def _user_page(views: "duckdb.DuckDBPyConnection", date: str, user_id: str, top_k: int) -> UserPage:
     def rows(text: str, **values: str) -> list[dict[str, Any]]:
         file = sql_files.parse_sql("show", "show", text)
         found = run_query(views, file, {"date": date, "user_id": user_id, **values})
