@@ -76,8 +76,9 @@ class Cluster:
         call, place = self._method("list", kind, self._core, self._groups)
         options = {} if fields is None else {"field_selector": fields}
         response = _call(f"the {kind.plural}", call, *place, label_selector=selector, **options)
-        items: list[Manifest] = json.loads(response.data)["items"]
-        return items
+        # The items of a list say not what they are: the list says it for them.
+        what = {"apiVersion": f"{kind.group}/{kind.version}".lstrip("/"), "kind": kind.name}
+        return [{**what, **item} for item in json.loads(response.data)["items"]]
 
     def get(self, kind_name: str, name: str) -> Manifest | None:
         """One object of the namespace, or None."""
@@ -91,9 +92,10 @@ class Cluster:
         _call(f"{kind.name.lower()}/{name}", call, *place, name, propagation_policy=propagation)
 
     def log_lines(self, pod: str, **options: Any) -> Iterator[str]:
-        """Lines of a pod's log as they come; ends with the stream, whatever ended it.
+        """Lines of a pod's log as they come, to the end of the log or, followed, of the container.
 
-        `options`: `follow`, `tail_lines`, `since_seconds`, `timestamps`, `container`.
+        `options`: `follow`, `tail_lines`, `since_seconds`, `timestamps`, `container`. Raises
+        `UnreachableError` where the stream breaks off, or is silent for a minute.
         """
         read = self._core.read_namespaced_pod_log
         response = _call(
@@ -109,8 +111,8 @@ class Cluster:
             for chunk in response.stream(4096, decode_content=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
-        except HTTPError:
-            return  # broken off, or silent for long: what is left of a line comes again
+        except HTTPError as error:
+            raise UnreachableError(f"the log of pod {pod} broke off: {error}") from error
         finally:
             response.release_conn()
         if rest:

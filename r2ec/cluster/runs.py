@@ -12,7 +12,7 @@ from r2ec.errors import NotReadyError, R2ecError
 
 DELETED_KINDS = ("CronJob", "Job", "Service", "ConfigMap", "PodDisruptionBudget")
 _UNREACHABLE_SECONDS = 300.0
-_GONE_SECONDS = 180.0
+_GONE_SECONDS = 120.0  # beyond the time that pods have to end
 _EXIT_CODES = (1, 2, 3, 4)
 
 Answer = TypeVar("Answer")
@@ -38,23 +38,51 @@ def submit(
 ) -> Iterator[str]:
     """Apply the objects in order; yields a line of what became of each.
 
-    All are admitted before the first is kept, so a refusal changes nothing. `replace` deletes
-    the Jobs that are there, with their pods, before.
+    All are admitted before the first is kept or deleted, so a refusal changes nothing. `replace`
+    deletes the Jobs that are there, with their pods. Raises `NotReadyError` for one that is just
+    being deleted.
     """
     makes_namespace = any(item["kind"] == "Namespace" for item in manifests)
+    if replace:
+        manifests = [_under_another_name(item) for item in manifests] if dry_run else manifests
+    else:
+        manifests = [_as_kept(cluster, manifest) for manifest in manifests]
     if dry_run:
         yield from _check(cluster, manifests, force=force)
         return
     if replace:
+        list(_check(cluster, [_under_another_name(item) for item in manifests], force=force))
         for manifest in manifests:
             if manifest["kind"] == "Job" and cluster.get("Job", manifest["metadata"]["name"]):
-                yield f"{_replace(cluster, manifest['metadata']['name'])} deleted"
+                yield f"{_replace(cluster, manifest)} deleted"
     if not makes_namespace:
         list(_check(cluster, manifests, force=force))
     for manifest in manifests:
         name = f"{manifest['kind'].lower()}/{manifest['metadata']['name']}"
         is_new = cluster.apply(manifest, force=force)
         yield f"{name} {'created' if is_new else _unchanged(cluster, manifest)}"
+
+
+def _as_kept(cluster: Cluster, manifest: Manifest) -> Manifest:
+    """The manifest of a Job with what others decide once it is there: Kueue lets it go."""
+    name = manifest["metadata"]["name"]
+    found = cluster.get("Job", name) if manifest["kind"] == "Job" else None
+    if found is None:
+        return manifest
+    if "deletionTimestamp" in found["metadata"]:
+        raise NotReadyError(f"job/{name} is still being deleted: submit it again in a moment")
+    if "suspend" not in manifest["spec"]:
+        return manifest
+    suspend = found["spec"].get("suspend", False)
+    return {**manifest, "spec": {**manifest["spec"], "suspend": suspend}}
+
+
+def _under_another_name(manifest: Manifest) -> Manifest:
+    """A Job as a new one: the server would measure it by the one that it replaces."""
+    if manifest["kind"] != "Job":
+        return manifest
+    metadata = manifest["metadata"]
+    return {**manifest, "metadata": {**metadata, "name": f"{metadata['name']}-x"}}
 
 
 def _check(cluster: Cluster, manifests: list[Manifest], *, force: bool) -> Iterator[str]:
@@ -82,12 +110,14 @@ def _unchanged(cluster: Cluster, manifest: Manifest) -> str:
     return "applied (was there)"
 
 
-def _replace(cluster: Cluster, name: str) -> str:
+def _replace(cluster: Cluster, manifest: Manifest) -> str:
+    name, pod = manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
     cluster.delete("Job", name, propagation="Foreground")
-    end = time.monotonic() + _GONE_SECONDS
-    while cluster.get("Job", name):
+    seconds = pod.get("terminationGracePeriodSeconds", 30) + _GONE_SECONDS
+    end = time.monotonic() + seconds
+    while patient(lambda: cluster.get("Job", name)):
         if time.monotonic() > end:
-            raise R2ecError(f"job/{name} is still being deleted after {_GONE_SECONDS:.0f} s")
+            raise R2ecError(f"job/{name} is still being deleted after {seconds:.0f} s")
         time.sleep(0.5)
     return f"job/{name}"
 
@@ -97,11 +127,12 @@ def statuses(cluster: Cluster, run: str | None = None, kind: str | None = None) 
     labels = selector(run, kind)
     pods, rows = cluster.find("Pod", selector=labels), []
     for job in [*cluster.find("CronJob", selector=labels), *cluster.find("Job", selector=labels)]:
-        name = job["metadata"]["name"]
-        own = [pod for pod in pods if _job_name(pod) == name]
-        fields = f"involvedObject.name={name},type=Warning"
-        silent = job["kind"] == "Job" and not own and not job.get("status", {}).get("conditions")
-        rows.append(status_of(job, own, cluster.find("Event", fields=fields) if silent else []))
+        own = [pod for pod in pods if _is_of(pod, job)]
+        events = []
+        if _lacks_pods(job, own):
+            fields = f"involvedObject.name={job['metadata']['name']},type=Warning"
+            events = cluster.find("Event", fields=fields)
+        rows.append(status_of(job, own, events))
     return sorted(rows, key=lambda row: (-row.age_seconds, row.name))
 
 
@@ -124,6 +155,8 @@ def wait(
     while True:
         rows = patient(lambda: statuses(cluster, run, kind))
         rows = [row for row in rows if row.state != "Scheduled"]
+        if not rows and told:
+            raise NotReadyError(f"the Jobs of run {run} are gone: they were deleted meanwhile")
         if not rows:
             raise NotReadyError(f"run {run} has no Job to wait for: r2ec-cli k8s status")
         for row in rows:
@@ -183,6 +216,18 @@ def patient(ask: Callable[[], Answer]) -> Answer:
             pause = min(2 * pause, 30.0)
 
 
-def _job_name(pod: Manifest) -> str | None:
-    name: str | None = pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name")
-    return name
+def _is_of(pod: Manifest, job: Manifest) -> bool:
+    """Whether a Job made a pod; those of an earlier Job of its name may still be ending."""
+    for owner in pod["metadata"].get("ownerReferences", []):
+        if owner["kind"] == "Job":
+            return bool(owner["uid"] == job["metadata"]["uid"])
+    name = pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name")
+    return bool(name == job["metadata"]["name"])
+
+
+def _lacks_pods(job: Manifest, own: list[Manifest]) -> bool:
+    """Whether a Job that goes on has fewer pods than it wants: an event says why."""
+    if job["kind"] != "Job" or job.get("status", {}).get("conditions"):
+        return False
+    wanted = min(job["spec"].get("parallelism", 1), job["spec"].get("completions") or 1)
+    return bool(len(own) < wanted)

@@ -1,10 +1,15 @@
 """What a Job and its pods say of a run: pure functions of the objects as the server gives them."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from r2ec.cluster.manifests import RUN_LABEL, Manifest
+from r2ec.errors import StoppedError
 
+# Container r2ec for pod r2ec/x failed with exit code 4 matching FailJob rule at index 4
+_DECISIVE = re.compile(r"exit code (\d+) matching FailJob")
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -17,6 +22,7 @@ class Failure:
     exit_code: int | None
     reason: str
     message: str
+    was_stopped: bool = False
 
     def __str__(self) -> str:
         where = "" if self.index is None else f"{self.index}: "
@@ -29,7 +35,8 @@ class Failure:
 class RunStatus:
     """One Job (or CronJob) of a run. `indexes_*` are as Kubernetes writes them, such as `0-3,5`.
 
-    `restarts` counts pods that were replaced, `failures` has the last one of each index.
+    `restarts` counts pods that were replaced, `failures` has the last one of each index, and
+    `exit_codes` are those that made it fail: none where Kubernetes ended the pods.
     """
 
     name: str
@@ -43,19 +50,16 @@ class RunStatus:
     indexes_done: str
     indexes_failed: str
     failures: tuple[Failure, ...]
+    exit_codes: frozenset[int]
     message: str
     age_seconds: float
-
-    @property
-    def exit_codes(self) -> set[int]:
-        """Codes of the pods that failed last; none where Kubernetes ended them."""
-        return {failure.exit_code for failure in self.failures if failure.exit_code is not None}
 
 
 def status_of(job: Manifest, pods: list[Manifest], events: list[Manifest]) -> RunStatus:
     """The status of a Job or CronJob from the object, its pods and its warning events."""
     status, spec, labels = job.get("status", {}), job["spec"], job["metadata"].get("labels", {})
     failures, state = _failures(pods), _state(job)
+    codes = _exit_codes(job, failures)
     return RunStatus(
         name=job["metadata"]["name"],
         kind=labels.get("app.kubernetes.io/component", "?"),
@@ -64,11 +68,15 @@ def status_of(job: Manifest, pods: list[Manifest], events: list[Manifest]) -> Ru
         wanted=spec.get("completions") or 1,
         active=len(status["active"]) if state == "Scheduled" else status.get("active", 0),
         succeeded=status.get("succeeded", 0),
-        restarts=sum(_phase(pod) == "Failed" for pod in pods),
+        # The Job's own count leaves out what was ignored, the pods those that were deleted.
+        restarts=max(status.get("failed", 0), sum(_phase(pod) == "Failed" for pod in pods)),
         indexes_done=status.get("completedIndexes", ""),
         indexes_failed=status.get("failedIndexes", ""),
         failures=failures,
-        message=_message(job, state, pods, failures, events),
+        exit_codes=codes,
+        message=_message(
+            job, state, pods, [it for it in failures if it.exit_code in codes] or failures, events
+        ),
         age_seconds=_age_seconds(job),
     )
 
@@ -144,14 +152,25 @@ def _failure(pod: Manifest) -> Failure:
         exit_code=worst.get("exitCode"),
         reason=disrupted or worst.get("reason") or status.get("reason", ""),
         message=words.splitlines()[-1] if words else "",
+        was_stopped=bool(disrupted) or worst.get("exitCode") == StoppedError.exit_code,
     )
+
+
+def _exit_codes(job: Manifest, failures: tuple[Failure, ...]) -> frozenset[int]:
+    """The code that made the Job fail where it says so: its other pods were then told to stop."""
+    for condition in _conditions(job).values():
+        found = _DECISIVE.search(str(condition.get("message", "")))
+        if found is not None:
+            return frozenset({int(found[1])})
+    codes = (failure.exit_code for failure in failures if not failure.was_stopped)
+    return frozenset(code for code in codes if code is not None)
 
 
 def _message(
     job: Manifest,
     state: str,
     pods: list[Manifest],
-    failures: tuple[Failure, ...],
+    failures: Sequence[Failure],
     events: list[Manifest],
 ) -> str:
     """The one thing to know: why it failed, or what it waits for."""

@@ -139,6 +139,48 @@ def test_a_run_with_other_settings_is_refused_until_it_is_to_be_replaced(
     assert "seed = 2" in server.send("GET", path)["data"]["demo.toml"]
 
 
+def test_a_run_that_would_be_refused_replaces_nothing(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    k8s("submit", "embed", "--run", "a")
+    place = f"{jobs(namespace)}/r2ec-embed-a"
+    uid = server.send("GET", place)["metadata"]["uid"]
+    # No server takes a variable without a name.
+    with pytest.raises(RefusedError, match=r"env.*name: Required value"):
+        k8s("submit", "embed", "--run", "a", "--replace", "--set", "env.=x")
+    assert server.send("GET", place)["metadata"]["uid"] == uid
+    assert names(server, jobs(namespace)) == {"r2ec-embed-a"}
+
+
+def test_a_run_that_kueue_has_let_go_may_be_submitted_again(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    command = ("submit", "embed", "--run", "a", "--set", "queue=shop")
+    k8s(*command)
+    place = f"{jobs(namespace)}/r2ec-embed-a"
+    assert server.send("GET", place)["spec"]["suspend"] is True
+    body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "r2ec-embed-a"}}
+    admitted = body | {"spec": {"suspend": False}}
+    admit = f"{place}?fieldManager=kueue&force=true"
+    server.send("PATCH", admit, admitted, "application/apply-patch+yaml")
+    assert k8s(*command) == "job/r2ec-embed-a applied (was there)\n"
+    assert server.send("GET", place)["spec"]["suspend"] is False
+
+
+def test_a_job_that_is_being_deleted_is_not_taken_for_one_that_is_there(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    k8s("submit", "embed", "--run", "a")
+    place = f"{jobs(namespace)}/r2ec-embed-a"
+    if server.rules is None:  # without a controller it waits for its finalizer
+        server.send("DELETE", f"{place}?propagationPolicy=Foreground")
+    else:
+        kept = server.rules.objects["batch", "jobs", namespace, "r2ec-embed-a"]
+        kept["metadata"]["deletionTimestamp"] = "2024-05-31T00:00:00Z"
+    with pytest.raises(NotReadyError, match="job/r2ec-embed-a is still being deleted"):
+        k8s("submit", "embed", "--run", "a")
+
+
 def test_a_finished_run_is_not_started_again_by_itself(
     server: ApiServer, namespace: str, k8s: K8s
 ) -> None:

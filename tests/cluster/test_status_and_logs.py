@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from r2ec.cluster.refusals import describe
+from r2ec.cluster.refusals import UnreachableError, describe
 from r2ec.errors import NotReadyError
 from tests.factories.api_server import ApiServer, PodLog
 from tests.factories.cluster_objects import (
@@ -132,6 +133,66 @@ def test_wait_ends_with_the_code_that_the_pods_agree_on(
     assert "too many failures" in output
 
 
+def test_wait_takes_the_code_that_the_job_names_and_not_those_of_pods_told_to_stop(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    words = (
+        "Container r2ec for pod r2ec/p0 failed with exit code 2 matching FailJob rule at index 3"
+    )
+    put(
+        server,
+        namespace,
+        job("may", "train", {"failed": 1, "conditions": failed(words)}, 2),
+        pod("may", "train", "p0", ended(2, "error: no such key"), 0),
+        pod("may", "train", "p1", ended(143, "error: stopped"), 1),
+        job("june", "score", {"failed": 2, "conditions": failed("no")}, 2),
+        pod("june", "score", "q0", ended(75), 0),
+        pod("june", "score", "q1", ended(4), 1),
+    )
+    assert "error: no such key" in k8s("wait", "--run", "may", exit_code=2)
+    k8s("wait", "--run", "june", exit_code=4)
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_not_those_of_this_one(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    put(server, namespace, job("may", "embed", {"active": 1}))
+    old = pod("may", "embed", "old", ended(137))
+    old["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": "r2ec-embed-may",
+            "uid": "00000000-0000-4000-8000-000000000001",
+        }
+    ]
+    put(server, namespace, old)
+    row = table(k8s("status", "--run", "may"))[1]
+    assert row[5:7] == ["-", "0"]
+
+
+def test_status_says_why_some_pods_of_a_job_are_not_made(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "why", "namespace": namespace},
+        "involvedObject": {"kind": "Job", "name": "r2ec-train-may", "namespace": namespace},
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "message": "exceeded quota: pods, requested: pods=1, used: pods=1, limited: pods=1",
+    }
+    put(
+        server,
+        namespace,
+        job("may", "train", {"active": 1}, 2),
+        pod("may", "train", "p0", {"phase": "Running"}, 0),
+    )
+    server.create(f"/api/v1/namespaces/{namespace}/events", event)
+    assert "exceeded quota" in table(k8s("status"))[1][-1]
+
+
 def test_watch_shows_changes_until_all_has_ended(
     server: ApiServer, namespace: str, k8s: K8s
 ) -> None:
@@ -239,6 +300,58 @@ def test_followed_logs_take_in_pods_that_come_later(
     lines = k8s("logs", "embed", "--run", "may", "--follow").splitlines()
     replacing.join()
     assert lines == ["pod-a | first try", "pod-b | second try"]
+
+
+def first_step(name: str) -> dict:
+    """A Spark Job's pod at its first step: its phase is Pending until that is done."""
+    at_work = {"initContainerStatuses": [{"name": "catalog", "state": {"running": {}}}]}
+    made = pod("may", "spark", name, {"phase": "Pending", **at_work})
+    made["spec"]["initContainers"] = [made["spec"]["containers"][0] | {"name": "catalog"}]
+    return made
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_logs_begin_with_the_first_step_of_a_pod_and_go_on_with_the_next(
+    server: ApiServer, namespace: str, k8s: K8s, follow: bool
+) -> None:
+    logged(server, "pod-0/catalog", [(NOW, "items read")])
+    logged(server, "pod-0", [(NOW, "events read")])
+    put(server, namespace, first_step("pod-0"))
+    put(server, namespace, job("may", "spark", {"succeeded": 1, "conditions": complete()}))
+    lines = k8s("logs", "spark", "--run", "may", *(["--follow"] if follow else [])).splitlines()
+    wanted = ["pod-0 | items read", "pod-0 | events read"]
+    assert lines == (wanted if follow else wanted[:1])
+
+
+def test_followed_logs_keep_their_order_whatever_the_clock_prints(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    """Fractions of other lengths, a line of the node itself, lines long before a break."""
+    words = [("2024-05-31T00:00:00.1Z", "a"), ("2024-05-31T00:00:00.12Z", "b")]
+    later = [("2024-05-31T00:00:00.12Z", "b"), ("2024-05-31T02:00:01+02:00", "c")]
+    broken = logged(server, "pod-0", [*words, ("failed", "to watch file")], [*words[:1], *later])
+    put(
+        server,
+        namespace,
+        job("may", "score", {"succeeded": 1, "conditions": complete()}, 1),
+        pod("may", "score", "pod-0", {"phase": "Running"}, 0),
+    )
+    lines = k8s("logs", "score", "--run", "may", "--follow").splitlines()
+    assert lines == [f"pod-0 | {word}" for word in ("a", "b", "failed to watch file", "c")]
+    # All since the last line known is asked for, although it was read a moment ago.
+    then = datetime(2024, 5, 31, tzinfo=UTC)
+    since = int(broken.asked[1]["sinceSeconds"])
+    assert abs(since - (datetime.now(UTC) - then).total_seconds()) < 300
+
+
+def test_a_log_that_breaks_off_is_an_error_where_nothing_takes_it_up(
+    server: ApiServer, namespace: str, k8s: K8s
+) -> None:
+    log = logged(server, "pod-0", [(NOW, "a")], [(NOW, "a"), (NOW, "b")])
+    log.breaks_always = True
+    put(server, namespace, pod("may", "score", "pod-0", {"phase": "Running"}, 0))
+    with pytest.raises(UnreachableError, match="log of pod pod-0 broke off"):
+        k8s("logs", "score", "--run", "may")
 
 
 def test_a_refusal_names_fields_and_leaves_out_pages_of_values() -> None:

@@ -26,6 +26,7 @@ import yaml
 
 Manifest = dict[str, Any]
 ADMIN, READER = "admin-token", "reader-token"
+_RUNS: Manifest = {"running": {}}
 _PLACE = re.compile(
     r"/(api|apis/(?P<group>[^/]+))/v[^/]+(/namespaces/(?P<space>[^/]+)(?=/))?"
     r"/(?P<kind>[a-z]+)(/(?P<name>[^/]+))?(/(?P<below>status))?"
@@ -109,6 +110,7 @@ class PodLog:
 
     connections: list[list[tuple[str, str]]]
     asked: list[dict[str, str]] = field(default_factory=list)
+    breaks_always: bool = False
 
 
 @attrs.define(kw_only=True)
@@ -164,7 +166,11 @@ class Rules(kmock.RawHandler):
             )
         key = (group, plural, space, name)
         if verb == "get" and not name:
-            return 200, {"kind": "List", "items": self._list(group, plural, space, request.params)}
+            found = self._list(group, plural, space, request.params)
+            bare = [
+                {k: v for k, v in it.items() if k not in ("kind", "apiVersion")} for it in found
+            ]
+            return 200, {"kind": "List", "items": bare}  # as a server's lists are
         if verb == "delete" and not name:
             for item in self._list(group, plural, space, request.params):
                 self._delete((group, plural, space, item["metadata"]["name"]))
@@ -238,6 +244,12 @@ class Rules(kmock.RawHandler):
                 }
                 text = f'Job.batch "{key[3]}" is invalid: spec.template: {cause["message"]}'
                 raise RefusalError(422, "Invalid", text, cause)
+        nameless = [
+            path for path, value in _leaves_of_lists(after) if path[-1] == "name" and not value
+        ]
+        if nameless:
+            cause = {"field": ".".join(nameless[0]), "message": "Required value"}
+            raise RefusalError(422, "Invalid", "Required value", cause)
         if not is_dry:
             self.objects[key] = after
             self.owners |= {(*key, *path): manager for path in leaves}
@@ -246,6 +258,16 @@ class Rules(kmock.RawHandler):
     def own(self, key: tuple[str, str, str, str], manager: str, *path: str) -> None:
         """Another manager has set a field."""
         self.owners[*key, *path] = manager
+
+    def _end_container(self, pod: Manifest) -> None:
+        """The container at work has written its last line: the next one, or the pod's end."""
+        status = pod["status"]
+        going = [it for it in status.get("initContainerStatuses", []) if "running" in it["state"]]
+        if not going:
+            status["phase"] = "Succeeded"
+            return
+        going[0]["state"] = {"terminated": {"exitCode": 0}}
+        status |= {"phase": "Running", "containerStatuses": [{"name": "r2ec", "state": _RUNS}]}
 
     def _delete(self, key: tuple[str, str, str, str]) -> None:
         del self.objects[key]
@@ -257,9 +279,9 @@ class Rules(kmock.RawHandler):
 
     async def _log(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
         *_, space, _, name, _ = request.url.path.split("/")
-        log = self.logs[name]
+        log = self.logs.get(f"{name}/{request.params.get('container')}") or self.logs[name]
         log.asked.append(dict(request.params))
-        is_broken = "follow" in request.params and len(log.connections) > 1
+        is_broken = len(log.connections) > 1 and ("follow" in request.params or log.breaks_always)
         lines = log.connections.pop(0) if is_broken else log.connections[0]
         if "tailLines" in request.params:
             lines = lines[-int(request.params["tailLines"]) :]
@@ -275,7 +297,7 @@ class Rules(kmock.RawHandler):
             assert raw.transport is not None
             raw.transport.close()
         elif "follow" in request.params:
-            self.objects["", "pods", space, name]["status"]["phase"] = "Succeeded"
+            self._end_container(self.objects["", "pods", space, name])
         return response
 
 
@@ -304,6 +326,19 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
+
+
+def _leaves_of_lists(
+    value: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves_of_lists(item, (*path, key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves_of_lists(item, path)
     else:
         yield path, value
 
