@@ -2,18 +2,30 @@
 
 Same weights, same prompts, same tokens: ours samples, and the peer is made to choose what ours
 sampled. The peer runs `transformers` generate on the padded batch to the longest row, then
-puts prompt, reasoning and marker through the model again for the user state. Random weights end a
-reasoning at any token with some chance, so lengths are spread. The last line is one JSON object;
-`ratio` is the peer's time over ours.
+puts prompt, reasoning and marker through the model again for the user state. A second peer,
+`paged`, is the continuous batching of transformers (what `generate_batch` runs on), told to write
+as many tokens for each prompt as ours did, as it cannot be told which, and the second forward.
+
+Random weights end a reasoning at any token with a chance of 1 in 50, so lengths are spread as the
+geometric distribution is, cut at the budget; `reasoning_tokens` has the 9th, 45th and 91st
+percentile. The last line is one JSON object; `ratio` is the peer's time over ours, `paged_ratio`
+that of the second peer.
 """
 
 import argparse
+import gc
 import json
-import resource
+import re
 import time
+from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    StoppingCriteria,
+)
 
 from r2ec.config import InitConfig, PromptConfig
 from r2ec.model.checkpoint import encoder_for
@@ -22,6 +34,8 @@ from r2ec.model.scratch import build_scratch_model, train_tokenizer
 from r2ec.retrieval.embed import encode_rows
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.text.tokens import PromptEncoder, pad_left
+
+_MEAN_TOKENS = 50  # of a reasoning, before it is cut at the budget
 
 
 def build(hidden_size: int) -> tuple[DualHeadModel, PromptEncoder]:
@@ -37,7 +51,10 @@ def build(hidden_size: int) -> tuple[DualHeadModel, PromptEncoder]:
         initializer_range=0.05,
     )
     model = DualHeadModel(build_scratch_model(config, tokenizer), temperature=0.1).eval()
-    return model, encoder_for(tokenizer, marker="<answer>", prompt=PromptConfig(), stop_ids=[])
+    stops = range(len(tokenizer) // 2, len(tokenizer) // 2 + len(tokenizer) // _MEAN_TOKENS)
+    return model, encoder_for(
+        tokenizer, marker="<answer>", prompt=PromptConfig(), stop_ids=list(stops)
+    )
 
 
 def make_prompts(num_users: int, longest: int, vocab: int) -> list[list[int]]:
@@ -114,14 +131,73 @@ def run_peer(
                 row[len(ids[0]) : len(ids[0]) + budget]
                 for row, budget in zip(output.tolist(), allowed, strict=True)
             ]
-            ends = [text[-len(encoder.marker_ids) :] == list(encoder.marker_ids) for text in new]
-            whole = [
-                [*prompt, *text, *([] if ended else encoder.marker_ids)]
-                for prompt, text, ended in zip(batch, new, ends, strict=True)
-            ]
-            states.append(encode_rows(model, whole, pad_id=pad).float())
-            written += new
+        states.append(second_forward(model, encoder, batch, new))
+        written += new
     return time.perf_counter() - start, torch.cat(states), written
+
+
+class PeakMemory:
+    """Bytes of resident memory at the worst moment since the last `reset`, on Linux."""
+
+    def reset(self) -> None:
+        """Begin anew from what is resident now."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int:
+        """The most since then."""
+        text = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024
+
+
+def second_forward(
+    model: DualHeadModel, encoder: PromptEncoder, prompts: list[list[int]], new: list[list[int]]
+) -> torch.Tensor:
+    """User states (B, H) of prompts with what was written, and the marker where it is missing."""
+    marker = list(encoder.marker_ids)
+    whole = [
+        [*prompt, *text, *([] if text[-len(marker) :] == marker else marker)]
+        for prompt, text in zip(prompts, new, strict=True)
+    ]
+    with torch.no_grad():
+        return encode_rows(model, whole, pad_id=encoder.tokenizer.pad_token_id).float()
+
+
+def run_paged(
+    model: DualHeadModel,
+    encoder: PromptEncoder,
+    prompts: list[list[int]],
+    chosen: list[list[int]],
+    rows: int,
+) -> float:
+    """Seconds of continuous batching to the same lengths, and a second forward."""
+    greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
+    tokens = sum(map(len, prompts)) + sum(map(len, chosen))
+    settings = ContinuousBatchingConfig(
+        page_size=32,
+        num_blocks=tokens // 32 + 2 * len(prompts),  # room for all
+        max_batch_tokens=2048,
+        max_requests_per_batch=rows,
+    )
+    written: dict[str, list[int]] = {}
+    start = time.perf_counter()
+    with model.causal_lm.continuous_batching_context_manager(
+        generation_config=greedy, continuous_batching_config=settings
+    ) as manager:
+        for number, (prompt, text) in enumerate(zip(prompts, chosen, strict=True)):
+            manager.add_request(prompt, request_id=str(number), max_new_tokens=len(text))
+        while len(written) < len(prompts):
+            done = manager.get_result(timeout=60)
+            if done is None:
+                raise SystemExit("continuous batching gave no result within a minute")
+            if done.is_finished():
+                written[done.request_id] = done.generated_tokens
+        new = [written[str(number)] for number in range(len(prompts))]
+        for first in range(0, len(prompts), rows):
+            second_forward(model, encoder, prompts[first : first + rows], new[first : first + rows])
+        seconds = time.perf_counter() - start
+    assert [len(text) for text in new] == [len(text) for text in chosen]
+    return seconds
 
 
 def main() -> None:
@@ -138,19 +214,28 @@ def main() -> None:
     model, encoder = build(arguments.hidden_size)
     prompts = make_prompts(arguments.users, 600, len(encoder.tokenizer))
     run_ours(model, encoder, prompts[:2], 4, 2)
+    memory, peaks = PeakMemory(), {}
+    memory.reset()
     seconds, ours = run_ours(model, encoder, prompts, arguments.tokens, arguments.rows)
+    peaks["ours"] = memory.bytes()
     chosen = [completion.ids[: completion.num_sampled] for completion in ours]
+    memory.reset()
     peer_seconds, states, written = run_peer(model, encoder, prompts, chosen, arguments.rows)
+    peaks["peer"] = memory.bytes()
+    paged_seconds = run_paged(model, encoder, prompts, chosen, arguments.rows)
     own = torch.stack([completion.state_H for completion in ours])
     lengths = sorted(len(tokens) for tokens in chosen)
     figures = {
         "bench": "score",
         "ratio": round(peer_seconds / seconds, 3),
+        "paged_ratio": round(paged_seconds / seconds, 3),
         "equal": written == chosen and bool((own - states).abs().max() < 1e-3),
         "users_per_second": round(arguments.users / seconds, 2),
         "peer_users_per_second": round(arguments.users / peer_seconds, 2),
-        "reasoning_tokens": [lengths[0], lengths[len(lengths) // 2], lengths[-1]],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "paged_users_per_second": round(arguments.users / paged_seconds, 2),
+        "reasoning_tokens": [lengths[len(lengths) * tenth // 11] for tenth in (1, 5, 10)],
+        "peak_memory_bytes": peaks["ours"],
+        "peer_peak_memory_bytes": peaks["peer"],
         "config": vars(arguments),
     }
     print(json.dumps(figures))
