@@ -6,20 +6,21 @@ only items whose text is new.
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from r2ec import schemas
 from r2ec.errors import NotReadyError, UsageError
-from r2ec.logs import get_logger
 from r2ec.model.checkpoint import LoadedModel, check_catalog, load_model
 from r2ec.retrieval.embed import embed_items
+from r2ec.retrieval.table import empty_table
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, load_catalog
 
-_LOG = get_logger(__name__)
+_READ_AT_ONCE = 65_536
+_ENCODED_AT_ONCE = 65_536
+_FILE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,31 +79,42 @@ def embeddings_for(
     warehouse: Warehouse, loaded: LoadedModel, catalog: Catalog
 ) -> tuple[Tensor, int]:
     """Rows of all items, float32 (I, H), and how many of them had to be encoded."""
-    kept = _rows_by_text(warehouse, loaded.card.fingerprint)
-    new = [item for item in catalog.items if item.text_hash not in kept]
-    rows = [loaded.encoder.item_ids(item) for item in new]
+    table_IH, is_there = _kept_rows(
+        warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size
+    )
+    new = [index for index, there in enumerate(is_there) if not there]
     pad = next(iter(loaded.encoder.stop_ids))
-    encoded_NH = embed_items(loaded.model, rows, pad_id=pad).numpy()
-    kept |= {item.text_hash: row for item, row in zip(new, encoded_NH, strict=True)}
-    table_IH = np.stack([kept[item.text_hash] for item in catalog.items])
-    return torch.from_numpy(table_IH), len(new)
+    for first in range(0, len(new), _ENCODED_AT_ONCE):
+        some = new[first : first + _ENCODED_AT_ONCE]
+        rows = [loaded.encoder.item_ids(catalog.items[index]) for index in some]
+        table_IH[some] = embed_items(loaded.model, rows, pad_id=pad)
+    return table_IH, len(new)
 
 
 def write_embeddings(
     warehouse: Warehouse, fingerprint: str, catalog: Catalog, table_IH: Tensor
 ) -> None:
-    """Replace the partition by one file, in one act."""
+    """Write the partition in files of consecutive items, each replaced in one act.
+
+    An item keeps its index, so a file keeps its items, and the last file is the first to be
+    written: whenever the process ends, no row that was there and is still right is lost.
+    """
     hidden = table_IH.shape[1]
-    values = pa.array(table_IH.numpy().reshape(-1), type=pa.float32())
-    rows = pa.table(
-        [
-            pa.array(range(catalog.num_items), type=pa.int64()),
-            pa.array([item.text_hash for item in catalog.items], type=pa.string()),
-            pa.FixedSizeListArray.from_arrays(values, hidden),
-        ],
-        schema=schemas.item_embeddings_schema(hidden),
-    )
-    warehouse.write_parquet(rows, "item_embeddings", f"model={fingerprint}", "part-00000.parquet")
+    step = max(1, _FILE_BYTES // (4 * hidden))
+    for number, first in reversed(list(enumerate(range(0, catalog.num_items, step)))):
+        rows_NH = table_IH[first : first + step]
+        items = catalog.items[first : first + step]
+        rows = pa.table(
+            [
+                pa.array(range(first, first + len(items)), type=pa.int64()),
+                pa.array([item.text_hash for item in items], type=pa.string()),
+                pa.FixedSizeListArray.from_arrays(pa.array(rows_NH.numpy().reshape(-1)), hidden),
+            ],
+            schema=schemas.item_embeddings_schema(hidden),
+        )
+        warehouse.write_parquet(
+            rows, "item_embeddings", f"model={fingerprint}", f"part-{number:05d}.parquet"
+        )
 
 
 def load_embeddings(warehouse: Warehouse, fingerprint: str, catalog: Catalog) -> Tensor:
@@ -113,23 +125,48 @@ def load_embeddings(warehouse: Warehouse, fingerprint: str, catalog: Catalog) ->
     remedy = f"run r2ec-cli embed for catalog version {catalog.version} first"
     if fingerprint not in warehouse.partitions("item_embeddings", "model"):
         raise NotReadyError(f"there are no item embeddings of model {fingerprint}; {remedy}")
-    rows = _rows_by_text(warehouse, fingerprint)
-    missing = [item.item_id for item in catalog.items if item.text_hash not in rows]
+    table_IH, is_there = _kept_rows(warehouse, fingerprint, catalog, None)
+    missing = [index for index, there in enumerate(is_there) if not there]
     if missing:
+        first = catalog.items[missing[0]].item_id
         raise NotReadyError(
             f"{len(missing):,} items of catalog {catalog.version} have no embedding of model"
-            f" {fingerprint} for their present text (first: {missing[0]!r}); {remedy}"
+            f" {fingerprint} for their present text (first: {first!r}); {remedy}"
         )
-    return torch.from_numpy(np.stack([rows[item.text_hash] for item in catalog.items]))
+    return table_IH
 
 
-def _rows_by_text(warehouse: Warehouse, fingerprint: str) -> dict[str, np.ndarray]:
-    """Embedding of each text that is in the table of this model, (H,) each."""
-    if fingerprint not in warehouse.partitions("item_embeddings", "model"):
-        return {}
-    table = warehouse.read_table(schemas.ITEM_EMBEDDINGS, model=fingerprint)
-    if table.num_rows == 0:
-        return {}
-    values = table.column("embedding").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    matrix = values.reshape(table.num_rows, -1)
-    return dict(zip(table.column("text_hash").to_pylist(), matrix, strict=True))
+def _kept_rows(
+    warehouse: Warehouse, fingerprint: str, catalog: Catalog, hidden_size: int | None
+) -> tuple[Tensor, bytearray]:
+    """Rows (I, H) of the items whose text is in the table of this model, and whose they are.
+
+    The table is read a batch at a time; without `hidden_size` it tells that. The others are zero.
+    """
+    is_there = bytearray(catalog.num_items)
+    places: dict[str, list[int]] = {}
+    for index, item in enumerate(catalog.items):
+        places.setdefault(item.text_hash, []).append(index)
+    table_IH = None if hidden_size is None else empty_table(catalog.num_items, hidden_size)
+    if fingerprint in warehouse.partitions("item_embeddings", "model"):
+        for batch in warehouse.iter_batches(
+            schemas.ITEM_EMBEDDINGS,
+            batch_rows=_READ_AT_ONCE,
+            columns=["text_hash", "embedding"],
+            model=fingerprint,
+        ):
+            values = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+            rows_NH = torch.from_numpy(values.reshape(batch.num_rows, -1).copy())
+            if table_IH is None:
+                table_IH = empty_table(catalog.num_items, rows_NH.shape[1])
+            pairs = [
+                (index, row)
+                for row, text in enumerate(batch.column("text_hash").to_pylist())
+                for index in places.get(text, ())
+            ]
+            if pairs:
+                indices, rows = (list(both) for both in zip(*pairs, strict=True))
+                table_IH[indices] = rows_NH[rows]
+                for index in indices:
+                    is_there[index] = 1
+    return torch.zeros(catalog.num_items, 0) if table_IH is None else table_IH, is_there

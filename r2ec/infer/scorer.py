@@ -15,6 +15,7 @@ from r2ec.infer.salvage import Failure, each_or_failure, reason_of
 from r2ec.infer.settings import ScoreSettings, allowed_items
 from r2ec.model.checkpoint import load_model
 from r2ec.retrieval.rank import top_k
+from r2ec.retrieval.table import on_device
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, History
@@ -75,9 +76,9 @@ class Scorer:
                 f"{model_dir} holds model {found} now, but the run was begun with model"
                 f" {fingerprint}: score the date again with one model"
             )
-        self._table_IH = needs.table_IH.to(self._loaded.model.device)
+        self._table_IH = on_device(needs.table_IH, self._loaded.model.device)
         allowed_I = needs.allowed_I
-        self._allowed_I = None if allowed_I is None else allowed_I.to(self._table_IH.device)
+        self._allowed_I = None if allowed_I is None else allowed_I.to(self._loaded.model.device)
 
     def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:
         """Recommendations and reasoning of these users; a user who fails has status `error`."""
