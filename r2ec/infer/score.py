@@ -2,11 +2,14 @@
 
 The run id follows from everything that decides the result, so a restarted pod goes on with the
 parts that are not there yet, and the same inputs give the same bytes on the same kind of machine.
+While a part is made the next one is read and the one before written.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ from r2ec.errors import GateError, StoppedError, UsageError
 from r2ec.infer.carry import CarrySource, PublishedRows, find_source
 from r2ec.infer.lease import Lease
 from r2ec.infer.manifest import PartRecord
+from r2ec.infer.overlap import WriteBehind, read_ahead
 from r2ec.infer.plan import RunPlan, end_of_day, histories_fingerprint, shard_parts
 from r2ec.infer.publish import is_published
 from r2ec.infer.scorer import Scorer, ScoringInputs
@@ -119,11 +123,11 @@ def score_shard(
 ) -> ShardResult:
     """Score the users of a shard that are not scored yet and write the shard's manifest.
 
-    `report(users)` is called after each part, then `stopping()`: where it is true, and parts are
-    left, the shard ends with `StoppedError`. Embeddings, filters and device are checked before
-    anything is staged. Raises `NotReadyError` for missing embeddings, `UsageError` for a filter or
-    a device that is not there, `LeaseHeldError` while another live process works on the shard,
-    `GateError` if more than `max_error_share` of the users failed.
+    `report(users)` is called once a part is written, `stopping()` before each: where it is true
+    the parts in hand are written and the shard ends with `StoppedError`. Embeddings, filters and
+    device are checked before anything is staged. Raises `NotReadyError` for missing embeddings,
+    `UsageError` for a filter or a device that is not there, `LeaseHeldError` while another live
+    process works on the shard, `GateError` if more than `max_error_share` of the users failed.
     """
     plan, warehouse = job.plan, job.warehouse
     if is_published(warehouse, plan.date, plan.run_id):
@@ -136,17 +140,29 @@ def score_shard(
         records = writer.finished_parts()
         worker = _PartWorker(job, needs, writer)
         num_parts = 0
+
+        def keep(record: PartRecord | None) -> None:
+            if record is not None:
+                records[record.part] = record
+                report(record.num_users)
+
         histories = iter_histories(warehouse, plan.date, end_of_day(plan.date))
-        for part, users in shard_parts(histories, plan, job.shard):
-            if stopping():
-                raise StoppedError(
-                    f"stopped after part {part} of shard {job.shard}; what is scored is kept: run"
-                    " the same command again to go on"
-                )
-            num_parts = part + 1
-            if part not in records:
-                records[part] = worker.make(part, users)
-            report(len(users))
+        with (
+            closing(read_ahead(shard_parts(histories, plan, job.shard))) as parts,
+            WriteBehind[PartRecord]() as writing,
+        ):
+            for part, users in parts:
+                if stopping():
+                    raise StoppedError(
+                        f"stopped after part {part} of shard {job.shard}; what is scored is kept:"
+                        " run the same command again to go on"
+                    )
+                num_parts = part + 1
+                if part in records:
+                    report(len(users))
+                else:
+                    keep(writing.submit(worker.make(part, users)))
+            keep(writing.result())
         result = _result(job, records)
         if result.num_errors > max_error_share * result.num_users:
             # Before the manifest: a shard without one cannot be published.
@@ -173,8 +189,11 @@ class _PartWorker:
             same = job.source.num_shards == job.plan.num_shards
             self._published = PublishedRows(job.warehouse, job.source, job.shard if same else None)
 
-    def make(self, part: int, users: Sequence[History]) -> PartRecord:
-        """Both tables of a part, written. Device seconds are those of loading and scoring."""
+    def make(self, part: int, users: Sequence[History]) -> Callable[[], PartRecord]:
+        """Make both tables of a part; what is returned writes them.
+
+        Device seconds are those of loading and scoring.
+        """
         start = time.monotonic()
         tables: list[tuple[pa.Table, pa.Table]] = []
         carried = None
@@ -197,7 +216,8 @@ class _PartWorker:
             tables.append(self._scorer.score(users))
         end = time.monotonic()
         recommendations, reasoning = (pa.concat_tables(both) for both in zip(*tables, strict=True))
-        return self._writer.write_part(
+        return partial(
+            self._writer.write_part,
             part,
             recommendations,
             reasoning,

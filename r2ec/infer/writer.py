@@ -1,4 +1,4 @@
-"""Writes the parts of one shard aside, so that a restart loses one part at most.
+"""Writes the parts of one shard aside, so that a restart loses no part that was written.
 
 Layout under `_staging/score/date=D/run_id=R/`:
 
@@ -101,6 +101,7 @@ class ShardWriter:
         there twice, belongs to another shard, has ranks other than 1, 2, 3, …, or has
         recommendations without a row of reasoning or beside `status='error'`.
         """
+        finished_at = time.time()
         ranked = _conform(recommendations, schemas.RECOMMENDATIONS, ["user_id", "rank"])
         reasons = _conform(reasoning, schemas.REASONING, ["user_id"])
         check_part(ranked, reasons, self.plan.num_shards, self.shard)
@@ -115,7 +116,7 @@ class ShardWriter:
             reasoning_tokens=pc.sum(made["reasoning_tokens"]).as_py() or 0,
             device_seconds=device_seconds,
             wall_seconds=wall_seconds,
-            finished_at=time.time(),
+            finished_at=finished_at,
             recommendations=self._write("recommendations", part, ranked),
             reasoning=self._write("reasoning", part, reasons),
         )
