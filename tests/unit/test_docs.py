@@ -62,6 +62,18 @@ def test_files_named_in_the_pages_exist(page):
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_named_in_the_pages_exist(page):
+    """As `tests/unit/test_docs.py: links_lead_somewhere`; `…` stands for the rest of a name."""
+    for place in re.findall(r"`(tests/[\w./]+\.py(?:: [^`]+)?)`((?:, `\w+…?`)*)", page.read_text()):
+        file, _, first = place[0].partition(": ")
+        text = (ROOT / file).read_text()
+        for name in [first, *re.findall(r"`(\w+…?)`", place[1])]:
+            for one in filter(None, name.split(", ")):
+                whole = "" if one.endswith("…") else r"\("
+                assert re.search(rf"def test_{one.rstrip('…')}" + whole, text), (file, one)
+
+
 def test_the_readme_has_as_many_commands_as_it_says_and_tells_where_they_come_from():
     section = README.split("## From raw logs to a recommendation in six commands\n")[1].split(
         "\n## "
