@@ -41,7 +41,11 @@ before AS (
 ),
 
 users_before AS (
-    SELECT DISTINCT user_id FROM before
+    SELECT
+        user_id,
+        count(*) AS num_items
+    FROM before
+    GROUP BY user_id
 ),
 
 compared AS (
@@ -50,7 +54,10 @@ compared AS (
         max(CASE WHEN users_before.user_id IS null THEN 0 ELSE 1 END) AS was_there,
         avg(cast(before.item_index IS NOT null AS INT)) AS overlap,
         max(CASE WHEN today.rank = 1 AND before.rank = 1 THEN 1 ELSE 0 END) AS same_first,
-        min(CASE WHEN today.rank = before.rank THEN 1 ELSE 0 END) AS same_list
+        CASE
+            WHEN count(*) <> max(users_before.num_items) THEN 0
+            ELSE min(CASE WHEN today.rank = before.rank THEN 1 ELSE 0 END)
+        END AS same_list
     FROM today
     LEFT JOIN users_before ON today.user_id = users_before.user_id
     LEFT JOIN before

@@ -76,42 +76,6 @@ def test_user_history_is_one_row_an_event_oldest_first(views):
     assert all(one[3] < other[3] for one, other in pairwise(rows))
 
 
-def test_coverage_counts_each_shown_item_once(views):
-    rows = ask(views, "catalog_coverage", date=SECOND_DATE)
-    assert rows[0] == ("(all)", 6, 4, pytest.approx(4 / 6))
-    assert rows[1] == ("(none)", 2, 1, 0.5)
-    assert sum(row[1] for row in rows[1:]) == 6
-
-
-def test_popularity_bias_compares_shares_that_add_up(views):
-    rows = ask(views, "popularity_bias", date=SECOND_DATE)
-    assert [row[0] for row in rows] == list(range(1, 7))
-    assert sum(row[2] for row in rows) == pytest.approx(1)
-    assert sum(row[3] for row in rows) == pytest.approx(1)
-    assert rows[0] == (1, 1, pytest.approx(0.6), 0.0, 0.0)  # the kettle: bought by all, never shown
-
-
-def test_change_compares_with_the_published_date_before(views):
-    rows = ask(views, "change_from_day_before", date=SECOND_DATE)
-    assert rows == [(dt.date.fromisoformat(FIRST_DATE), 3, 1, pytest.approx(5 / 6), 1.0, 0.5)]
-    first = ask(views, "change_from_day_before", date=FIRST_DATE)
-    assert first == [(None, 2, 2, None, None, None)]
-
-
-@pytest.mark.parametrize(
-    ("k", "days", "expected"),
-    [
-        (10, 7, (2, 1, 0.5)),
-        (10, 9, (3, 2, pytest.approx(2 / 3))),
-        (1, 9, (3, 2, pytest.approx(2 / 3))),
-        (10, 0, (0, 0, None)),
-    ],
-)
-def test_hit_rate_is_over_the_users_who_bought_within_the_days(views, k, days, expected):
-    rows = ask(views, "hit_rate_later", date=SECOND_DATE, k=str(k), days=str(days))
-    assert rows == [expected]
-
-
 def test_an_empty_warehouse_has_empty_tables_of_the_right_types(tmp_path):
     views = open_views(Warehouse(str(tmp_path)))
     for table in schemas.TABLES.values():

@@ -2,7 +2,8 @@
 -- reads: recommendations, runs, sequences
 -- params: date, k=10, days=7
 -- Of the users who bought something within some days after the date: how many found their next
--- purchase among the first k of their list? A purchase counts by its row in sequences.
+-- purchase among the first k of their list, and how far up (NDCG: 1 / log2(rank + 1))? A purchase
+-- counts by its row in sequences; of several at one time, the one with the least sequence_id.
 WITH lists AS (
     SELECT
         recommendations.user_id,
@@ -38,7 +39,8 @@ purchases AS (
 outcomes AS (
     SELECT
         purchases.user_id,
-        CASE WHEN lists.rank <= cast(:k AS INT) THEN 1 ELSE 0 END AS is_hit
+        CASE WHEN lists.rank <= cast(:k AS INT) THEN 1 ELSE 0 END AS is_hit,
+        CASE WHEN lists.rank <= cast(:k AS INT) THEN ln(2) / ln(lists.rank + 1) ELSE 0 END AS gain
     FROM purchases
     LEFT JOIN lists
         ON
@@ -50,5 +52,6 @@ outcomes AS (
 SELECT
     count(*) AS num_users,
     cast(coalesce(sum(is_hit), 0) AS BIGINT) AS num_hits,
-    cast(avg(is_hit) AS DOUBLE) AS hit_rate
+    cast(avg(is_hit) AS DOUBLE) AS hit_rate,
+    cast(avg(gain) AS DOUBLE) AS ndcg
 FROM outcomes;
