@@ -7,6 +7,7 @@ spark-submit takes. They are written in Spark SQL, with parameters as `:name`.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -39,7 +40,10 @@ class SqlFile:
     text: str
 
     def bind(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Values for all parameters of the file. Raises UsageError for a missing or unknown one."""
+        """Values for all parameters of the file.
+
+        Raises UsageError for a missing or unknown one, and for a date of the head that is no day.
+        """
         used = set(parameter_names(self.text))
         known = {name: self.params.get(name) for name in used}
         unknown = sorted(set(values) - used)
@@ -51,7 +55,11 @@ class SqlFile:
         if missing:
             remedy = " ".join(f"--param {name}=…" for name in missing)
             raise UsageError(f"{self.source}: give a value for {', '.join(missing)}: {remedy}")
-        return {name: value for name, value in bound.items() if value is not None}
+        given = {name: value for name, value in bound.items() if value is not None}
+        for name, value in given.items():
+            if name in self.params and name.endswith("date") and not _is_day(value):
+                raise UsageError(f"{self.source}: {name}={value!r} is not a day such as 2024-05-31")
+        return given
 
 
 def sql_folder() -> Traversable:
@@ -79,7 +87,10 @@ def find_sql(path_or_name: str) -> SqlFile:
     """
     path = Path(path_or_name)
     if path.is_file():
-        return parse_sql(path.stem, str(path), path.read_text(encoding="utf-8"))
+        try:
+            return parse_sql(path.stem, str(path), path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: no SQL text in UTF-8: {error}") from error
     own = [file for folder in FOLDERS for file in read_folder(folder)]
     for file in own:
         if file.name == path_or_name:
@@ -143,6 +154,13 @@ def _semicolons(text: str) -> Iterator[int]:
 
 def _without_comments(text: str) -> str:
     return _TOKEN.sub(lambda m: "" if m[0].startswith(("--", "/*")) else m[0], text)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _listed(text: str) -> Iterator[str]:

@@ -167,6 +167,9 @@ def run_query(
             kinds = ", ".join(statement.type.name for statement in found) or "nothing"
             raise UsageError(f"{file.source}: give one query (SELECT …); found: {kinds}")
         result = connection.sql(found[0].query, params=bound or None).to_arrow_table()
+    except duckdb.PermissionException as error:
+        remedy = "a query reads the warehouse's tables and views, and nothing else"
+        raise UsageError(f"{file.source}: {error}; {remedy}") from error
     except duckdb.Error as error:
         raise UsageError(f"{file.source}: {error}") from error
     return result if isinstance(result, pa.Table) else pa.table(result)

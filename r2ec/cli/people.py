@@ -20,14 +20,26 @@ from r2ec.cli.options import date_option, existing_warehouse, warehouse_option
 )
 @click.option(
     "--format",
-    "output",
-    type=click.Choice(["table", "csv", "json"]),
+    "output_format",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
     default="table",
     show_default=True,
     help="How the rows are written.",
 )
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    envvar="R2EC_SQL_OUTPUT",  # R2EC_OUTPUT alone is where a model goes
+    help="Write the rows to this file.  [default: stdout]",
+)
 def sql(
-    warehouse: str, file: str | None, query: str | None, params: tuple[str, ...], output: str
+    warehouse: str,
+    file: str | None,
+    query: str | None,
+    params: tuple[str, ...],
+    output_format: str,
+    output: str | None,
 ) -> None:
     """Run one query over the warehouse's tables and views.
 
@@ -35,25 +47,32 @@ def sql(
     DuckDB; it can only read, and nothing but the warehouse.
     """
     from r2ec import sql_files
-    from r2ec.cli import screen
+    from r2ec.cli.query_result import check_output, write_result
     from r2ec.errors import UsageError
     from r2ec.warehouse_views import run_query, with_views
 
     if (file is None) == (query is None):
         raise UsageError("give either a FILE or a query with -q")
     asked = sql_files.parse_sql("query", "-q", query) if query else sql_files.find_sql(file or "")
-    values = dict(_name_and_value(param) for param in params)
+    tables = existing_warehouse(warehouse)
+    check_output(output, output_format, tables)
+    values = _values(params)
     if asked.source.startswith("sql/views/"):
         asked = sql_files.parse_sql(asked.name, asked.source, f"SELECT * FROM {asked.name}")
-    rows = with_views(existing_warehouse(warehouse), lambda views: run_query(views, asked, values))
-    {"table": screen.write_table, "csv": screen.write_csv, "json": screen.write_json}[output](rows)
+    rows = with_views(tables, lambda views: run_query(views, asked, values))
+    write_result(rows, output_format, output)
 
 
-def _name_and_value(param: str) -> tuple[str, str]:
-    name, equals, value = param.partition("=")
-    if not equals or not name:
-        raise click.BadParameter(f"{param!r}: write it as NAME=VALUE", param_hint="--param")
-    return name, value
+def _values(params: tuple[str, ...]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{param!r}: write it as NAME=VALUE", param_hint="--param")
+        if name in values:
+            raise click.BadParameter(f"{name} is given twice", param_hint="--param")
+        values[name] = value
+    return values
 
 
 @click.command(epilog="Example: r2ec-cli show --warehouse warehouse --date 2024-05-31 U1")

@@ -1,15 +1,11 @@
-"""What commands write to a terminal: tables and pages, with every text shown as it is.
+"""What commands write for people to read: tables and pages, with every text shown as it is.
 
 Catalog and reasoning text is data: it can neither colour the terminal nor move its cursor.
 """
 
-import csv
-import io
-import json
-import sys
 import unicodedata
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pyarrow as pa
 
@@ -38,11 +34,11 @@ def printable(text: str) -> str:
     return " ".join("".join(shown).split())
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """A console that takes no markup from the text it is given."""
+def console(*, stderr: bool = False, file: TextIO | None = None) -> "Console":
+    """A console that takes no markup from the text it is given; on stdout where no file is."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return Console(stderr=stderr, file=file, markup=False, highlight=False, emoji=False)
 
 
 def cell(value: Any) -> str:
@@ -90,12 +86,12 @@ def is_narrow_enough(rows: pa.Table, width: int) -> bool:
     return needed - COLUMN_GAP <= width
 
 
-def write_table(rows: pa.Table) -> None:
+def write_table(rows: pa.Table, file: TextIO | None = None) -> None:
     """Print the rows as a table, or one value a line where a table would be too wide.
 
     Says so when there are more rows than are shown.
     """
-    screen = console()
+    screen = console(file=file)
     if not screen.is_terminal:
         screen.width = UNLIMITED_WIDTH
     if is_narrow_enough(rows, screen.width):
@@ -103,7 +99,9 @@ def write_table(rows: pa.Table) -> None:
     else:
         _print_records(screen, rows)
     if rows.num_rows > MOST_ROWS:
-        screen.print(f"{MOST_ROWS} of {rows.num_rows:,} rows; --format csv or json writes all")
+        screen.print(
+            f"{MOST_ROWS} of {rows.num_rows:,} rows; --format csv, json or parquet writes all"
+        )
     elif rows.num_rows == 0:
         screen.print("no rows")
 
@@ -119,40 +117,3 @@ def _print_records(screen: "Console", rows: pa.Table) -> None:
         for name, value in row.items():
             values.add_row(Text(name, style="dim"), Text(cell(value), overflow="fold"))
         screen.print(values)
-
-
-def write_csv(rows: pa.Table) -> None:
-    """Print the rows as CSV with a header; lists and times as in JSON."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows.schema.names)
-    for batch in rows.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            writer.writerow([_csv_value(value) for value in row.values()])
-        sys.stdout.write(out.getvalue())
-        out.seek(0)
-        out.truncate()
-    sys.stdout.write(out.getvalue())
-
-
-def write_json(rows: pa.Table) -> None:
-    """Print the rows as one JSON array of objects, one a line."""
-    separator = "["
-    for batch in rows.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            line = json.dumps(row, ensure_ascii=False, default=_iso)
-            sys.stdout.write(f"{separator}\n{line}")
-            separator = ","
-    sys.stdout.write("\n]\n" if separator == "," else "[]\n")
-
-
-def _csv_value(value: Any) -> Any:
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False, default=_iso)
-    return _iso(value) if isinstance(value, date) else value
-
-
-def _iso(value: Any) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no JSON form")

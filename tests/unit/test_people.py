@@ -2,6 +2,8 @@ import csv
 import io
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from r2ec.cli import screen, user_page
@@ -134,21 +136,99 @@ def test_sql_writes_lists_times_and_nulls_as_json(root, capsys):
 
 
 def test_sql_table_too_wide_for_the_terminal_becomes_one_value_a_line():
-    import pyarrow as pa
-
     narrow = pa.table({"user_id": ["ann"], "rank": [1]})
     wide = pa.table({f"column_number_{i}": ["some text of the shop"] for i in range(8)})
     assert screen.is_narrow_enough(narrow, 80)
     assert not screen.is_narrow_enough(wide, 80)
 
 
-def test_sql_refuses_files_and_writing_with_exit_code_2(root, tmp_path, capsys):
-    secret = tmp_path / "secret.csv"
-    secret.write_text("a\n1\n")
-    for query in (f"SELECT * FROM read_csv('{secret}')", f"COPY runs TO '{tmp_path}/out.csv'"):
-        assert run(["sql", "--warehouse", root, "-q", query]) == 2
-        assert capsys.readouterr().err.startswith("error: -q: ")
+REFUSED = {
+    "COPY runs TO '{folder}/out.csv'": "give one query (SELECT …); found: COPY",
+    "EXPORT DATABASE '{folder}/out'": "found: EXPORT",
+    "SELECT * FROM read_csv('/etc/passwd')": "tables and views, and nothing else",
+    "SELECT * FROM read_text('{folder}/secret.csv')": "tables and views, and nothing else",
+    "SELECT * FROM '{folder}/secret.csv'": "tables and views, and nothing else",
+    "SELECT * FROM glob('{folder}/*')": "tables and views, and nothing else",
+    "SELECT * FROM read_json('https://example.com/a.json')": "nothing else",
+    "SELECT * FROM query('COPY runs TO ''{folder}/out.csv''')": "single SELECT",
+    "ATTACH '{folder}/other.db'": "found: ATTACH",
+    "INSTALL httpfs": "found: LOAD",
+    "LOAD httpfs": "found: LOAD",
+    "SET enable_external_access = true": "found: SET",
+    "RESET enable_external_access": "found: SET",
+    "PRAGMA enable_profiling": "found: PRAGMA",
+    "CREATE SECRET s (TYPE s3)": "found: CREATE",
+    "INSERT INTO runs SELECT * FROM runs": "found: INSERT",
+    "SELECT 1; COPY runs TO '{folder}/out.csv'": "found: SELECT, COPY",
+    "SELECT 1; SELECT 2": "found: SELECT, SELECT",
+    "-- nothing": "found: nothing",
+}
+
+
+@pytest.mark.parametrize("query", list(REFUSED))
+def test_sql_refuses_files_settings_and_writing_with_exit_code_2(root, tmp_path, capsys, query):
+    (tmp_path / "secret.csv").write_text("a\nhidden\n")
+    assert run(["sql", "--warehouse", root, "-q", query.format(folder=tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: -q: ")
+    assert REFUSED[query] in shown.err
+    assert "hidden" not in shown.out + shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+def test_sql_writes_parquet_to_a_file_or_to_a_pipe(root, tmp_path, capfdbinary):
+    query = "SELECT user_id, rank, score, date FROM recommendations ORDER BY ALL"
+    command = ["sql", "--warehouse", root, "-q", query, "--format", "parquet"]
+    file = tmp_path / "rows.parquet"
+    assert run([*command, "--output", str(file)]) == 0
+    assert capfdbinary.readouterr().out == b""
+    rows = pq.read_table(file)
+    assert rows.schema.types == [pa.string(), pa.int32(), pa.float32(), pa.date32()]
+    assert rows.num_rows == 15
+    assert run(command) == 0
+    piped = pq.read_table(pa.BufferReader(capfdbinary.readouterr().out))
+    assert piped.equals(rows)
+
+
+@pytest.mark.parametrize("output_format", ["table", "csv", "json"])
+def test_sql_writes_to_a_file_what_it_would_print(root, tmp_path, capsys, output_format):
+    query = "SELECT title, store FROM catalog ORDER BY ALL"
+    command = ["sql", "--warehouse", root, "-q", query, "--format", output_format]
+    assert run(command) == 0
+    printed = capsys.readouterr().out
+    file = tmp_path / "rows.txt"
+    assert run([*command, "--output", str(file)]) == 0
+    assert file.read_text(encoding="utf-8") == printed
+    assert "🎸" in printed
+
+
+def test_sql_puts_no_parquet_on_a_terminal(root, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(["sql", "--warehouse", root, "-q", "FROM runs", "--format", "parquet"]) == 2
+    assert "give --output FILE" in capsys.readouterr().err
+
+
+def test_sql_writes_nothing_into_the_warehouse(root, capsys):
+    file = f"{root}/runs/date={SECOND_DATE}/run.parquet"
+    command = ["sql", "--warehouse", root, "-q", "FROM runs", "--format", "parquet"]
+    assert run([*command, "--output", file]) == 2
+    assert "lies in the warehouse" in capsys.readouterr().err
+    assert pq.ParquetFile(file).metadata.num_rows == 1
+
+
+def test_sql_makes_no_file_where_the_query_fails(root, tmp_path):
+    file = tmp_path / "rows.csv"
+    assert (
+        run(["sql", "--warehouse", root, "-q", "SELECT no FROM runs", "--output", str(file)]) == 2
+    )
+    assert not file.exists()
+
+
+def test_sql_names_a_file_that_is_no_text(root, tmp_path, capsys):
+    file = tmp_path / "packed.sql"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert run(["sql", "--warehouse", root, str(file)]) == 2
+    assert f"{file}: no SQL text in UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -160,6 +240,11 @@ def test_sql_refuses_files_and_writing_with_exit_code_2(root, tmp_path, capsys):
         (["user_recommendations"], "--param date="),
         (["-q", "SELECT 1", "--param", "a=1"], "no parameter a"),
         (["-q", "SELECT :a", "--param", "a"], "NAME=VALUE"),
+        (["-q", "SELECT :a", "--param", "a=1", "--param", "a=2"], "a is given twice"),
+        (["scoring_errors", "--param", "date=May"], "date='May' is not a day"),
+        (["cost_per_day", "--param", "last_date=2024-06-31"], "is not a day"),
+        (["scoring_errors", "--param", "date=20240531"], "is not a day"),
+        (["rising_items", "--param", "date=2024-05-31", "--param", "top=all"], "'all'"),
         (["-q", "SELEC 1"], "syntax error"),
         (["-q", "SELECT nothing FROM runs"], "nothing"),
     ],
