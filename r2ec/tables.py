@@ -152,7 +152,12 @@ def iter_histories(
     A row whose lists are broken comes with its `fault`, for others are to be scored all the same.
     """
     for batch in warehouse.iter_batches(schemas.HISTORIES, batch_rows=batch_rows, date=date):
-        yield from _histories(pa.Table.from_batches([batch]), [now] * batch.num_rows)
+        yield from histories_of(pa.Table.from_batches([batch]), now)
+
+
+def histories_of(rows: pa.Table, now: int) -> Iterator[History]:
+    """Rows of `histories` as objects; `now` as in `iter_histories`."""
+    return _histories(rows, [now] * rows.num_rows)
 
 
 def _examples(table: pa.Table) -> Iterator[Example]:

@@ -14,19 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2ec.errors import GateError, StoppedError, UsageError
+from r2ec.infer.by_user import iter_shard_histories
 from r2ec.infer.carry import CarrySource, find_source
 from r2ec.infer.lease import Lease
 from r2ec.infer.manifest import PartRecord
 from r2ec.infer.overlap import WriteBehind, read_ahead
 from r2ec.infer.part_maker import PartMaker
-from r2ec.infer.plan import RunPlan, end_of_day, histories_fingerprint, shard_parts
+from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
 from r2ec.infer.publish import is_published
 from r2ec.infer.scorer import ScoringInputs
 from r2ec.infer.settings import ScoreSettings
 from r2ec.infer.writer import ShardWriter, read_part_file
 from r2ec.model.checkpoint import check_catalog, load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, iter_histories, load_catalog
+from r2ec.tables import Catalog, load_catalog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +157,7 @@ def score_shard(
                 records[record.part] = record
                 report(record.num_users)
 
-        histories = iter_histories(warehouse, plan.date, end_of_day(plan.date))
+        histories = iter_shard_histories(warehouse, plan.date, job.shard, plan.num_shards)
         prepared = maker.prepare(shard_parts(histories, plan, job.shard), frozenset(records))
         with closing(read_ahead(prepared)) as parts, WriteBehind[PartRecord]() as writing:
             for part, users, todo in parts:
