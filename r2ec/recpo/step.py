@@ -1,6 +1,7 @@
 """One step of RecPO: rollouts, rewards, advantages, update."""
 
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.advantage import group_advantages, zero_variance
 from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.items import ItemTable, LiveRows
-from r2ec.recpo.reward import fused_rewards
+from r2ec.recpo.reward import discrete_rewards, fused_rewards
 from r2ec.recpo.rollout import Group, sample_rollouts
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.update import (
@@ -54,10 +55,10 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         rollout_seconds = time.monotonic() - start
         live = LiveRows(engine, place.table, targets)
         refresh_table(place, step, live)
-    rewards_BG = rollout_rewards(
+    rewards = rollout_rewards(
         engine.model, groups, place.table, settings.beta, settings.reward_cutoff
     )
-    advantages_BG = group_advantages(rewards_BG, settings.advantage)
+    advantages_BG = group_advantages(rewards.fused_BG, settings.advantage)
     batch = build_batch(place, groups, advantages_BG, targets)
     update = UpdateSettings(
         temperature=settings.sampling.temperature,
@@ -89,7 +90,7 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         sampled = sample.ids[: sample.num_sampled]
         text = place.encoder.reasoning_text(sampled, sample.finish_reason)
         place.journal.log_text("recpo", step, "reasoning", text)
-    result = step_figures(place, groups, rewards_BG, figures)
+    result = step_figures(place, groups, rewards, figures)
     tokens = sum(
         len(group.completions[0].prompt_ids) + sum(len(c.ids) for c in group.completions)
         for group in groups
@@ -111,12 +112,22 @@ def refresh_table(place: Workplace, step: int, live: LiveRows) -> None:
         place.table.put(live.index_C, live.rows_CH.detach())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutRewards:
+    """The reward of each rollout and its two parts: R, R_d and R_c, all (B, G)."""
+
+    fused_BG: Tensor
+    discrete_BG: Tensor
+    continuous_BG: Tensor
+
+
 def rollout_rewards(
     model: DualHeadModel, groups: list[Group], table: ItemTable, beta: float, cutoff: int
-) -> Tensor:
-    """Fused rewards (B, G) of this rank's rollouts, from their user states and the item table."""
+) -> RolloutRewards:
+    """Rewards of this rank's rollouts, from their user states and the item table."""
     if not groups:
-        return torch.zeros(0, 2)
+        none = torch.zeros(0, 2)
+        return RolloutRewards(fused_BG=none, discrete_BG=none, continuous_BG=none)
     group_size = len(groups[0].completions)
     states_NH = torch.stack([c.state_H for group in groups for c in group.completions])
     target_N = torch.tensor([g.target_index for g in groups for _ in range(group_size)])
@@ -128,7 +139,11 @@ def rollout_rewards(
         states_NH, table.table_IH, target_N, temperature=model.temperature
     )
     rewards_N = fused_rewards(ranks_N, probability_N, beta=beta, cutoff=cutoff)
-    return rewards_N.view(len(groups), group_size).cpu()
+    fused_BG, discrete_BG, continuous_BG = (
+        part_N.view(len(groups), group_size).float().cpu()
+        for part_N in (rewards_N, discrete_rewards(ranks_N, cutoff), probability_N)
+    )
+    return RolloutRewards(fused_BG=fused_BG, discrete_BG=discrete_BG, continuous_BG=continuous_BG)
 
 
 def build_batch(
@@ -153,26 +168,31 @@ def build_batch(
 
 
 def step_figures(
-    place: Workplace, groups: list[Group], rewards_BG: Tensor, figures: UpdateFigures
+    place: Workplace, groups: list[Group], rewards: RolloutRewards, figures: UpdateFigures
 ) -> dict[str, float | None]:
     """Means over the global batch."""
     completions = [c for group in groups for c in group.completions]
     parts = place.world.gather(
         {
-            "rewards": rewards_BG,
-            "zero": int(zero_variance(rewards_BG).sum()) if len(groups) else 0,
+            "rewards": (rewards.fused_BG, rewards.discrete_BG, rewards.continuous_BG),
+            "zero": int(zero_variance(rewards.fused_BG).sum()) if len(groups) else 0,
             "tokens": [c.num_sampled for c in completions],
             "reasons": [c.finish_reason for c in completions],
             "update": {name: getattr(figures, name) for name in UpdateFigures.__slots__},
         }
     )
-    rewards_BG = torch.cat([part["rewards"] for part in parts if part["rewards"].numel()])
+    rewards_BG, discrete_BG, continuous_BG = (
+        torch.cat([part["rewards"][kind] for part in parts if part["rewards"][kind].numel()])
+        for kind in range(3)
+    )
     lengths = [length for part in parts for length in part["tokens"]]
     reasons = [reason for part in parts for reason in part["reasons"]]
     total = {name: sum(part["update"][name] for part in parts) for name in UpdateFigures.__slots__}
     tokens = max(1.0, total["tokens"])
     return {
         "reward_mean": rewards_BG.mean().item(),
+        "reward_discrete_mean": discrete_BG.mean().item(),
+        "reward_continuous_mean": continuous_BG.mean().item(),
         "reward_std": rewards_BG.std(correction=0).item(),
         # What the advantages are made of; where it is near 0, the states pass over the reasoning.
         "reward_group_std": rewards_BG.std(dim=1, correction=0).mean().item(),
