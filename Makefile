@@ -28,6 +28,7 @@ check: lint  ## linters, types, import contracts, SQL style, unit tests: under t
 	$(BIN)/python -m pytest -q tests/unit
 
 test: lint dist  ## everything: the linters, then all tests
+	@.ci/browser
 	$(BIN)/python -m pytest
 
 bench: setup  ## every benchmark, quickly; each ends in one JSON line

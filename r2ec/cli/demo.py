@@ -87,7 +87,8 @@ class Stages:
 def demo(demo_dir: str, data: str | None, events: int, seed: int, config_file: str | None) -> None:
     """Run the whole pipeline: a shop, Spark jobs, training, scoring, publishing, figures.
 
-    Tables go to DIR/warehouse, the model to DIR/model, the figures to DIR/summary.json. What an
+    Tables go to DIR/warehouse, the model to DIR/model, figures to DIR/summary.json, a page about
+    the published date to DIR/report.html. What an
     earlier demo left in DIR is replaced.
     """
     folder = Path(demo_dir).resolve()
@@ -97,7 +98,7 @@ def demo(demo_dir: str, data: str | None, events: int, seed: int, config_file: s
     for name in ("warehouse", "model", "model.run", "base", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    stages = Stages(folder, total=10 if data else 11)
+    stages = Stages(folder, total=11 if data else 12)
     start = time.monotonic()
     if shop is None:
         made = folder / "shop"
@@ -154,6 +155,8 @@ def run_pipeline(stages: Stages, folder: Path, shop: Shop, config: Path, date: s
         _cli(*evaluate, "recpo", "--model", model),
         threads=1,
     )
+    page = ("--model", model, "--output", folder / "report.html")
+    stages.run("report", _cli("report", *at, "--date", date, *page))
 
 
 def find_shop(folder: Path) -> Shop:
@@ -246,6 +249,7 @@ def show_summary(summary: dict[str, Any], folder: Path, date: str) -> None:
     reasons = ", ".join(f"{name} {count:,}" for name, count in summary["finish_reasons"].items())
     click.echo(f"\n  rows: {rows}\n  reasonings ended by: {reasons}")
     click.echo(f"  tables {folder}/warehouse   model {folder}/model   logs {folder}/logs")
+    click.echo(f"  to look at in a browser: {folder}/report.html")
     for user in summary["users_shown"]:
         click.echo("")
         at = ("--warehouse", folder / "warehouse", "--date", date, "--top-k", 5, user)

@@ -64,6 +64,9 @@ COMMANDS: dict[str, LazyCommand] = {
         "r2ec.cli.people:show", "One user's history, reasoning and recommendations."
     ),
     "sql": LazyCommand("r2ec.cli.people:sql", "Run a query over the warehouse's views."),
+    "report": LazyCommand(
+        "r2ec.cli.reporting:report", "A published date as one HTML page: curves, metrics, users."
+    ),
     "audit": LazyCommand("r2ec.cli.audit:audit", "Run the audits: queries that must find nothing."),
     "demo": LazyCommand("r2ec.cli.demo:demo", "The whole pipeline on a sample shop or real logs."),
     "k8s": LazyCommand("r2ec.cli.cluster:k8s", "Train, score and publish as Jobs on Kubernetes."),

@@ -57,7 +57,8 @@ def test_the_test_split_agrees(demo: Path) -> None:
 
 def test_the_summary_tells_stages_rows_and_reasons(demo: Path) -> None:
     summary = json.loads((demo / "summary.json").read_text())
-    assert len(summary["stage_seconds"]) == 11
+    assert len(summary["stage_seconds"]) == 12
+    assert "Reward, RecPO" in (demo / "report.html").read_text("utf-8")
     assert all(count > 0 for count in summary["rows"].values())
     reasons = summary["finish_reasons"]
     assert reasons.get("length", 0) < 0.5 * sum(reasons.values())

@@ -1,0 +1,84 @@
+"""Charts: everything lies within the drawing, axes have round ends, figures stand beside it."""
+
+import itertools
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r2ec.report.charts import HEIGHT, MOST_POINTS, WIDTH, Series, bar_chart, line_chart
+from r2ec.report.sections import plain, share, small
+
+values = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 6))
+
+
+@given(st.lists(values, min_size=1, max_size=400), st.integers(1, 1000))
+def test_every_line_lies_within_the_drawing(ys: list[float], stride: int) -> None:
+    points = [(float(number * stride), y) for number, y in enumerate(ys)]
+    chart = line_chart("t", [Series(name="a", points=points)], x_label="x", number=plain)
+    assert chart is not None
+    pairs = [pair.split() for pair in chart.lines[0].path[1:].split(" L")]
+    assert len(pairs) == len(ys) if len(ys) <= MOST_POINTS else len(pairs) <= MOST_POINTS
+    for x, y in pairs:
+        assert -0.1 <= float(x) <= WIDTH
+        assert -0.1 <= float(y) <= HEIGHT
+    for tick in (*chart.x_ticks, *chart.y_ticks):
+        assert -0.1 <= tick.at <= WIDTH
+    assert 2 <= len(chart.y_ticks) <= 8
+    assert len(chart.rows) <= 27
+
+
+def test_an_axis_of_shares_begins_at_nought_and_has_short_labels() -> None:
+    series = [Series(name="a", points=[(0, 0.0), (1, 0.0)])]
+    chart = line_chart("t", series, x_label="step", number=share)
+    assert chart is not None
+    assert chart.y_ticks[0].label == "0 %"
+    series = [Series(name="a", points=[(0, 0.01), (1, 0.15)])]
+    chart = line_chart("t", series, x_label="step", number=small)
+    assert chart is not None
+    assert [tick.label for tick in chart.y_ticks] == ["0", "0.05", "0.1", "0.15"]
+
+
+def test_a_chart_tells_its_figures_in_words_and_as_a_table() -> None:
+    series = [
+        Series(name="a", points=[(0, 1.0), (5, 3.0), (9, 2.0)]),
+        Series(name="b", points=[(5, 0.5)]),
+        Series(name="none", points=[]),
+    ]
+    chart = line_chart("t", series, x_label="step", number=plain)
+    assert chart is not None
+    assert chart.summary == (
+        "a: 1 at 0, 2 at 9, highest 3 at 5. b: 0.5 at 5, 0.5 at 5, highest 0.5 at 5"
+    )
+    assert chart.header == ["step", "a", "b"]
+    assert chart.rows == [["0", "1", ""], ["5", "3", "0.5"], ["9", "2", ""]]
+
+
+def test_intervals_are_drawn_from_end_to_end() -> None:
+    line = Series(name="a", points=[(0, 0.5), (8, 0.6)], intervals=[(0.4, 0.6), (0.5, 0.7)])
+    chart = line_chart("t", [line], x_label="x", number=small)
+    assert chart is not None
+    for (x, y), (whisker_x, top, bottom) in zip(
+        chart.lines[0].dots, chart.lines[0].whiskers, strict=True
+    ):
+        assert x == whisker_x
+        assert top < y < bottom
+
+
+def test_no_points_make_no_chart() -> None:
+    assert line_chart("t", [Series(name="a", points=[])], x_label="x", number=small) is None
+    assert bar_chart("t", [], [("a", [])], x_label="x", number=small) is None
+
+
+def test_bars_stand_on_the_axis_as_high_as_their_values() -> None:
+    chart = bar_chart(
+        "t", ["one", "two"], [("a", [2.0, 4.0]), ("b", [0.0, 1.0])], x_label="x", number=plain
+    )
+    assert chart is not None
+    heights = [bar.height for bar in chart.bars]
+    assert math.isclose(heights[1], 2 * heights[0], abs_tol=0.2)
+    assert heights[2] == 0
+    assert len({round(bar.y + bar.height, 1) for bar in chart.bars}) == 1
+    assert chart.summary == "a: largest 4 at two. b: largest 1 at two"
+    spans = sorted((bar.x, bar.x + bar.width) for bar in chart.bars)
+    assert all(one[1] <= other[0] + 0.1 for one, other in itertools.pairwise(spans))
