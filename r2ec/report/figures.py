@@ -215,6 +215,7 @@ def _upper(line: MetricLine, metric: str) -> float:
     return float(row.get("ci_high") or row.get("value") or 0.0)
 
 
-def _metric_order(metric: str) -> tuple[int, int]:
+def _metric_order(metric: str) -> tuple[bool, int, str]:
+    """N@10 and H@10 first, for a narrow screen shows the first columns."""
     name, _, k = metric.partition("@")
-    return (0 if name == "ndcg" else 1, int(k) if k.isdigit() else 0)
+    return (k != "10", int(k) if k.isdigit() else 0, "" if name == "ndcg" else name)
