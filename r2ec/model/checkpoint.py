@@ -45,6 +45,11 @@ class ModelCard:
     fingerprint: str = ""
     format: int = FORMAT
 
+    @property
+    def reasoning_budget(self) -> int:
+        """Most tokens of a reasoning, as the training evaluated it; 64 where it does not say."""
+        return int(self.training.get("evaluation", {}).get("reasoning_budget", 64))
+
     def prompt_config(self, path: str) -> PromptConfig:
         """`prompt` as a configuration; `UsageError` naming the card in `path` if it is none."""
         try:
