@@ -87,7 +87,8 @@ def published_ranks(warehouse: Warehouse, date: str, *, days: int = 7) -> NDArra
             f"{warehouse.root}: no user of the lists of {date} bought anything within {days} days"
             " after it; build sequences from a log that goes further, or give more days"
         )
-    return rows["rank"].fill_null(NOT_LISTED).cast(pa.int64()).to_numpy()
+    ranks_B: NDArray[np.int64] = rows["rank"].fill_null(NOT_LISTED).cast(pa.int64()).to_numpy()
+    return ranks_B
 
 
 def untrained_ranks(

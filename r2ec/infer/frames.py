@@ -61,8 +61,8 @@ def frame_histories(frame: Any, catalog: Catalog, *, date: str) -> list[History]
 
     A frame is whatever gives Arrow columns: pyarrow, pandas, a DuckDB relation, a dict of lists.
     Columns: `user_id`, each once; `history_item_id` (the shop's) or `history_item_index`;
-    `history_time`, timestamps (without a zone: UTC) or ISO texts; `history_rating` and
-    `history_hash` may be absent. The lists are oldest first and of one length.
+    `history_time`, timestamps (without a zone: UTC); `history_rating` and `history_hash` may be
+    absent. The lists are oldest first and of one length.
 
     A history that is no good has its `fault`: an unknown item, times out of order or after `date`.
     Raises `UsageError` for a frame without these columns, of other types, or a user twice.
@@ -120,9 +120,9 @@ def _cast(table: pa.Table, name: str, wanted: pa.DataType) -> pa.ChunkedArray:
     column = table[name]
     found = column.type
     values = getattr(found, "value_type", found)
-    if name == "history_time" and pa.types.is_integer(values):
-        # A number could be seconds or milliseconds: a unit is never guessed.
-        raise UsageError("history_time holds numbers; make them timestamps first")
+    if name == "history_time" and not (pa.types.is_temporal(values) or pa.types.is_null(values)):
+        # A number could be seconds or milliseconds, a text of any zone: neither is guessed.
+        raise UsageError(f"history_time is {found}; make its values timestamps first")
     try:
         # Nanoseconds and doubles lose digits that no prompt has.
         return column.cast(wanted, safe=name not in ("history_time", "history_rating"))
