@@ -4,7 +4,7 @@ Times are integer microseconds since 1970 (UTC). Lists are oldest first.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -155,22 +155,23 @@ def iter_histories(
     A row whose lists are broken comes with its `fault`, for others are to be scored all the same.
     """
     for batch in warehouse.iter_batches(schemas.HISTORIES, batch_rows=batch_rows, date=date):
-        yield from histories_of(pa.Table.from_batches([batch]), [now] * batch.num_rows)
+        yield from histories_of(pa.Table.from_batches([batch]), now)
+
+
+def histories_of(rows: pa.Table, now: int) -> Iterator[History]:
+    """Rows of `histories` as objects; `now` as in `iter_histories`."""
+    return _histories(rows, [now] * rows.num_rows)
 
 
 def _examples(table: pa.Table) -> Iterator[Example]:
     targets = table.column("target_item_index").to_pylist()
     ids = table.column("sequence_id").to_pylist()
     times = table.column("target_time").cast(pa.int64()).to_pylist()
-    for sequence_id, target, history in zip(ids, targets, histories_of(table, times), strict=True):
+    for sequence_id, target, history in zip(ids, targets, _histories(table, times), strict=True):
         yield Example(sequence_id=sequence_id, history=history, target_index=target)
 
 
-def histories_of(table: pa.Table, now: Sequence[int]) -> Iterator[History]:
-    """Rows with the columns of `schemas.HISTORIES` as histories; `now` in microseconds, one a row.
-
-    `history_hash` may be absent. A row whose lists are broken comes with its `fault`.
-    """
+def _histories(table: pa.Table, now: list[int]) -> Iterator[History]:
     users = table.column("user_id").to_pylist()
     items = table.column("history_item_index").to_pylist()
     ratings = table.column("history_rating").to_pylist()

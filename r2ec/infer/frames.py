@@ -69,7 +69,7 @@ def frame_histories(frame: Any, catalog: Catalog, *, date: str) -> list[History]
     """
     table = _as_table(frame)
     rows = _history_columns(table)
-    histories = list(histories_of(rows, [_end_of(date)] * rows.num_rows))
+    histories = list(histories_of(rows, _end_of(date)))
     _require_users(histories)
     if "history_item_id" in table.column_names:
         index = {item.item_id: item.item_index for item in catalog.items}

@@ -2,31 +2,32 @@
 
 The run id follows from everything that decides the result, so a restarted pod goes on with the
 parts that are not there yet, and the same inputs give the same bytes on the same kind of machine.
-While a part is made the next one is read and the one before written.
+While a part's reasonings are generated the next one is read and tokenised, and the one before is
+ranked and written.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2ec.errors import GateError, StoppedError, UsageError
-from r2ec.infer.carry import CarrySource, PublishedRows, find_source
+from r2ec.infer.by_user import iter_shard_histories
+from r2ec.infer.carry import CarrySource, find_source
 from r2ec.infer.lease import Lease
 from r2ec.infer.manifest import PartRecord
 from r2ec.infer.overlap import WriteBehind, read_ahead
-from r2ec.infer.plan import RunPlan, end_of_day, histories_fingerprint, shard_parts
+from r2ec.infer.part_maker import PartMaker
+from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
 from r2ec.infer.publish import is_published
-from r2ec.infer.scorer import Scorer, ScoringInputs
+from r2ec.infer.scorer import ScoringInputs
 from r2ec.infer.settings import ScoreSettings
 from r2ec.infer.writer import ShardWriter, read_part_file
 from r2ec.model.checkpoint import check_catalog, load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History, iter_histories, load_catalog
+from r2ec.tables import Catalog, load_catalog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +139,17 @@ def score_shard(
     with Lease(warehouse, name, what=f"shard {job.shard} of run {plan.run_id} is being scored"):
         writer = ShardWriter(warehouse, plan, job.shard)
         records = writer.finished_parts()
-        worker = _PartWorker(job, needs, writer)
+        maker = PartMaker(
+            warehouse,
+            plan,
+            writer,
+            needs,
+            model_dir=job.model_dir,
+            catalog=job.catalog,
+            settings=job.settings,
+            history_items=job.history_items,
+            source=job.source,
+        )
         num_parts = 0
 
         def keep(record: PartRecord | None) -> None:
@@ -146,22 +157,20 @@ def score_shard(
                 records[record.part] = record
                 report(record.num_users)
 
-        histories = iter_histories(warehouse, plan.date, end_of_day(plan.date))
-        with (
-            closing(read_ahead(shard_parts(histories, plan, job.shard))) as parts,
-            WriteBehind[PartRecord]() as writing,
-        ):
-            for part, users in parts:
+        histories = iter_shard_histories(warehouse, plan.date, job.shard, plan.num_shards)
+        prepared = maker.prepare(shard_parts(histories, plan, job.shard), frozenset(records))
+        with closing(read_ahead(prepared)) as parts, WriteBehind[PartRecord]() as writing:
+            for part, users, todo in parts:
                 if stopping():
                     raise StoppedError(
                         f"stopped after part {part} of shard {job.shard}; what is scored is kept:"
                         " run the same command again to go on"
                     )
                 num_parts = part + 1
-                if part in records:
+                if todo is None:
                     report(len(users))
                 else:
-                    keep(writing.submit(worker.make(part, users)))
+                    keep(writing.submit(maker.make(todo)))
             keep(writing.result())
         result = _result(job, records)
         if result.num_errors > max_error_share * result.num_users:
@@ -173,57 +182,6 @@ def score_shard(
             )
         writer.finish(num_parts)
     return result
-
-
-class _PartWorker:
-    """Makes the parts of a shard: carries over what it may, scores the others.
-
-    The model is loaded when the first user has to be scored.
-    """
-
-    def __init__(self, job: ShardJob, needs: ScoringInputs, writer: ShardWriter) -> None:
-        self._job, self._needs, self._writer = job, needs, writer
-        self._scorer: Scorer | None = None
-        self._published: PublishedRows | None = None
-        if job.source is not None:
-            same = job.source.num_shards == job.plan.num_shards
-            self._published = PublishedRows(job.warehouse, job.source, job.shard if same else None)
-
-    def make(self, part: int, users: Sequence[History]) -> Callable[[], PartRecord]:
-        """Make both tables of a part; what is returned writes them.
-
-        Device seconds are those of loading and scoring.
-        """
-        start = time.monotonic()
-        tables: list[tuple[pa.Table, pa.Table]] = []
-        carried = None
-        if self._published is not None:
-            carried = self._published.unchanged(users, self._job.history_items)
-        if carried is not None:
-            names = set(carried[1]["user_id"].to_pylist())
-            users = [user for user in users if user.user_id not in names]
-            tables.append(carried)
-        begin = time.monotonic()
-        if users:
-            self._scorer = self._scorer or Scorer(
-                self._job.model_dir,
-                self._job.plan.model,
-                self._job.catalog,
-                self._job.settings,
-                self._needs,
-                batch_rows=self._job.plan.batch_rows,
-            )
-            tables.append(self._scorer.score(users))
-        end = time.monotonic()
-        recommendations, reasoning = (pa.concat_tables(both) for both in zip(*tables, strict=True))
-        return partial(
-            self._writer.write_part,
-            part,
-            recommendations,
-            reasoning,
-            device_seconds=end - begin,
-            wall_seconds=end - start,
-        )
 
 
 def _result(

@@ -1,7 +1,8 @@
 """Histories to rows of both tables: prompts, reasonings, ranking."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pyarrow as pa
@@ -53,6 +54,25 @@ class ScoringInputs:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompted:
+    """Users with the ids of their prompts; why there are none for the others, by user."""
+
+    users: Sequence[History]
+    prompts: dict[str, list[int]]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """Users with their reasonings and, once ranked, lists: scores and item indices, best first."""
+
+    users: Sequence[History]
+    completions: dict[str, Completion]
+    failed: dict[str, str]
+    lists: dict[str, tuple[list[float], list[int]]] | None = None
+
+
 class Scorer:
     """A model and a catalog's rows in memory: turns histories into rows of both tables."""
 
@@ -77,6 +97,9 @@ class Scorer:
                 f" {fingerprint}: score the date again with one model"
             )
         self._table_IH = on_device(needs.table_IH, self._loaded.model.device)
+        # Its own tokenizer: the fast ones refuse work in a thread while another one sets them up.
+        encoder = self._loaded.encoder
+        self._prompt_encoder = replace(encoder, tokenizer=deepcopy(encoder.tokenizer))
         allowed_I = needs.allowed_I
         self._allowed_I = None if allowed_I is None else allowed_I.to(self._loaded.model.device)
 
@@ -91,34 +114,51 @@ class Scorer:
         Each `user_id` at most once. Columns are those of `schemas.RECOMMENDATIONS` (a row for each
         rank, from 1) and `schemas.REASONING` (a row for each user), in the order of `users`.
         """
+        return self.tables(self.complete(self.prompts(users)))
+
+    def prompts(self, users: Sequence[History]) -> Prompted:
+        """Tokenise; may run in a thread beside the other two steps."""
         failed: dict[str, str] = {}
         prompts = _kept(users, [self._prompt(user) for user in users], failed)
-        prompted = [user for user in users if user.user_id in prompts]
-        completions = _kept(prompted, self._complete(prompted, prompts), failed)
-        scored = [user for user in prompted if user.user_id in completions]
-        lists = _kept(
-            scored, each_or_failure(scored, lambda some: self._ranked(some, completions)), failed
-        )
+        return Prompted(users=users, prompts=prompts, failed=failed)
+
+    def complete(self, prompted: Prompted) -> Completed:
+        """Generate the reasonings and the states to rank by."""
+        failed = dict(prompted.failed)
+        users = [user for user in prompted.users if user.user_id in prompted.prompts]
+        completions = _kept(users, self._complete(users, prompted.prompts), failed)
+        completed = Completed(users=prompted.users, completions=completions, failed=failed)
+        # A GPU that generates has no room for a second queue of work, and while another thread
+        # uses it no graph can be captured: there the lists come before the next part.
+        return completed if self._loaded.model.device.type == "cpu" else self._with_lists(completed)
+
+    def tables(self, completed: Completed) -> tuple[pa.Table, pa.Table]:
+        """Rank and make the rows of both tables; may run in a thread beside the other two."""
+        completed = completed if completed.lists is not None else self._with_lists(completed)
+        lists, failed = completed.lists or {}, completed.failed
         reasons = [
             _error_row(user, failed[user.user_id])
             if user.user_id in failed
-            else self._reasoning_row(user, completions[user.user_id])
-            for user in users
+            else self._reasoning_row(user, completed.completions[user.user_id])
+            for user in completed.users
         ]
         return (
-            pa.Table.from_pylist(
-                [row for rows in lists.values() for row in rows],
-                schema=schemas.RECOMMENDATIONS.schema,
-            ),
+            self._list_rows(lists),
             pa.Table.from_pylist(reasons, schema=schemas.REASONING.schema),
         )
+
+    def _with_lists(self, completed: Completed) -> Completed:
+        completions, failed = completed.completions, dict(completed.failed)
+        users = [user for user in completed.users if user.user_id in completions]
+        found = each_or_failure(users, lambda some: self._ranked(some, completions))
+        return replace(completed, lists=_kept(users, found, failed), failed=failed)
 
     def _prompt(self, user: History) -> list[int] | Failure:
         """The ids of a user's prompt, or why there are none."""
         if user.fault:
             return Failure(user.fault)
         try:
-            ids = self._loaded.encoder.user_ids(user, self._catalog)
+            ids = self._prompt_encoder.user_ids(user, self._catalog)
         except Exception as error:  # whatever a text does to the tokenizer, others go on
             return Failure(reason_of(error))
         # On a GPU an id beyond the table ends the process's use of the device.
@@ -165,8 +205,8 @@ class Scorer:
 
     def _ranked(
         self, users: Sequence[History], completions: Mapping[str, Completion]
-    ) -> list[list[dict[str, object]]]:
-        """The rows of each user's list, by rank."""
+    ) -> list[tuple[list[float], list[int]]]:
+        """Scores and item indices of each user's list, best first."""
         model = self._loaded.model
         states = [completions[user.user_id].state_H for user in users]
         scores_BK, index_BK = top_k(
@@ -177,22 +217,31 @@ class Scorer:
             seen=None if self._settings.allow_repeat else [user.item_index for user in users],
             allowed_I=self._allowed_I,
         )
+        found_B = (index_BK >= 0).sum(dim=1).tolist()
         return [
-            [
-                {
-                    "user_id": user.user_id,
-                    "rank": rank,
-                    "item_id": self._catalog.items[index].item_id,
-                    "item_index": index,
-                    "score": score,
-                }
-                for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
-                if index >= 0
-            ]
-            for user, scores, indices in zip(
-                users, scores_BK.tolist(), index_BK.tolist(), strict=True
+            (scores[:found], indices[:found])
+            for scores, indices, found in zip(
+                scores_BK.tolist(), index_BK.tolist(), found_B, strict=True
             )
         ]
+
+    def _list_rows(self, lists: Mapping[str, tuple[list[float], list[int]]]) -> pa.Table:
+        items = self._catalog.items
+        rows = [
+            (user, rank, items[index].item_id, index, score)
+            for user, (scores, indices) in lists.items()
+            for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
+        ]
+        names = ("user_id", "rank", "item_id", "item_index", "score")
+        columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+        schema = schemas.RECOMMENDATIONS.schema
+        return pa.table(
+            {
+                name: pa.array(column, schema.field(name).type)
+                for name, column in zip(names, columns, strict=True)
+            },
+            schema=schema,
+        )
 
     def _reasoning_row(self, user: History, completion: Completion) -> dict[str, object]:
         sampled = completion.ids[: completion.num_sampled]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from r2ec import schemas
 from r2ec.errors import NotReadyError, R2ecError
+from r2ec.infer.by_user import sorted_by_user
 from r2ec.infer.manifest import TABLES, PartRecord, ShardManifest, manifest_from_json
 from r2ec.infer.plan import RunPlan, ascending_users, shard_of
 from r2ec.infer.writer import check_part, read_part_file
@@ -95,8 +96,8 @@ def _expected_users(warehouse: Warehouse, date: str) -> Iterator[ScoredUser]:
     batches = warehouse.iter_batches(
         schemas.HISTORIES, batch_rows=65_536, columns=["user_id", "history_hash"], date=date
     )
-    for batch in batches:
-        yield from _users(batch)
+    for rows in sorted_by_user(batches):
+        yield from _users(rows)
 
 
 def _scored_users(warehouse: Warehouse, manifest: ShardManifest) -> Iterator[ScoredUser]:

@@ -9,7 +9,7 @@ from r2ec.recpo.advantage import group_advantages, zero_variance
 from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.items import LiveRows
 from r2ec.recpo.rollout import Group, sample_rollouts
-from r2ec.recpo.rollout_rewards import rollout_rewards
+from r2ec.recpo.rollout_rewards import RolloutRewards, rollout_rewards
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.update import (
     UpdateBatch,
@@ -52,14 +52,14 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         rollout_seconds = time.monotonic() - start
         live = LiveRows(engine, place.table, targets)
         refresh_table(place, step, live)
-    rewards_BG = rollout_rewards(
+    rewards = rollout_rewards(
         engine.model,
         groups,
         place.table.table_IH,
         beta=settings.beta,
         cutoff=settings.reward_cutoff,
     )
-    advantages_BG = group_advantages(rewards_BG, settings.advantage)
+    advantages_BG = group_advantages(rewards.fused_BG, settings.advantage)
     batch = build_batch(place, groups, advantages_BG, targets)
     update = UpdateSettings(
         temperature=settings.sampling.temperature,
@@ -91,7 +91,7 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         sampled = sample.ids[: sample.num_sampled]
         text = place.encoder.reasoning_text(sampled, sample.finish_reason)
         place.journal.log_text("recpo", step, "reasoning", text)
-    result = step_figures(place, groups, rewards_BG, figures)
+    result = step_figures(place, groups, rewards, figures)
     tokens = sum(
         len(group.completions[0].prompt_ids) + sum(len(c.ids) for c in group.completions)
         for group in groups
@@ -135,26 +135,31 @@ def build_batch(
 
 
 def step_figures(
-    place: Workplace, groups: list[Group], rewards_BG: Tensor, figures: UpdateFigures
+    place: Workplace, groups: list[Group], rewards: RolloutRewards, figures: UpdateFigures
 ) -> dict[str, float | None]:
     """Means over the global batch."""
     completions = [c for group in groups for c in group.completions]
     parts = place.world.gather(
         {
-            "rewards": rewards_BG,
-            "zero": int(zero_variance(rewards_BG).sum()) if len(groups) else 0,
+            "rewards": (rewards.fused_BG, rewards.discrete_BG, rewards.continuous_BG),
+            "zero": int(zero_variance(rewards.fused_BG).sum()) if len(groups) else 0,
             "tokens": [c.num_sampled for c in completions],
             "reasons": [c.finish_reason for c in completions],
             "update": {name: getattr(figures, name) for name in UpdateFigures.__slots__},
         }
     )
-    rewards_BG = torch.cat([part["rewards"] for part in parts if part["rewards"].numel()])
+    rewards_BG, discrete_BG, continuous_BG = (
+        torch.cat([part["rewards"][kind] for part in parts if part["rewards"][kind].numel()])
+        for kind in range(3)
+    )
     lengths = [length for part in parts for length in part["tokens"]]
     reasons = [reason for part in parts for reason in part["reasons"]]
     total = {name: sum(part["update"][name] for part in parts) for name in UpdateFigures.__slots__}
     tokens = max(1.0, total["tokens"])
     return {
         "reward_mean": rewards_BG.mean().item(),
+        "reward_discrete_mean": discrete_BG.mean().item(),
+        "reward_continuous_mean": continuous_BG.mean().item(),
         "reward_std": rewards_BG.std(correction=0).item(),
         # What the advantages are made of; where it is near 0, the states pass over the reasoning.
         "reward_group_std": rewards_BG.std(dim=1, correction=0).mean().item(),

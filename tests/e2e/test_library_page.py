@@ -115,10 +115,12 @@ def test_a_user_with_an_unknown_item_has_the_reason_and_the_others_their_lists(
 def test_rewards_follow_from_the_ranks_and_advantages_sum_to_nothing_in_each_group(
     notebook: dict[str, Any],
 ) -> None:
-    rewards_BG, ranks_N = notebook["rewards_BG"], notebook["ranks_N"]
+    rewards, ranks_N = notebook["rewards"], notebook["ranks_N"]
     discrete_BG = (1.0 / torch.log2(ranks_N + 1.0)).view(8, 4)
-    assert (rewards_BG - 0.95 * discrete_BG).min() >= -1e-6, "the rest is 0.05 of a probability"
-    assert (rewards_BG - 0.95 * discrete_BG).max() <= 0.05
+    parts_BG = 0.95 * discrete_BG + 0.05 * rewards.continuous_BG
+    assert torch.allclose(rewards.discrete_BG, discrete_BG)
+    assert torch.allclose(rewards.fused_BG, parts_BG)
+    assert (rewards.continuous_BG > 0).all()
     for name in ("advantages_BG", "reciprocal_advantages_BG"):
         assert notebook[name].shape == (8, 4)
         assert notebook[name].abs().max() > 0

@@ -24,10 +24,15 @@ class User:
 def write_histories(
     warehouse: Warehouse, num_users: int, *, date: str = DATE, salt: str = ""
 ) -> list[User]:
-    """Histories of users u0000 …, in two files; `salt` changes every history's hash."""
+    """Histories of users u0000 …, in two files; `salt` changes every history's hash.
+
+    As a build leaves them: each file has users from everywhere, in stretches that ascend.
+    """
     names = [user.user_id for user in users_of(num_users)]
     cut = len(names) // 2
-    for file, users in enumerate((names[:cut], names[cut:])):
+    for file, users in enumerate(
+        (names[cut::2] + names[:cut:2], names[1:cut:2] + names[cut + 1 :: 2])
+    ):
         rows = {
             "user_id": users,
             "history_item_index": [[0, 1]] * len(users),

@@ -164,7 +164,7 @@ def train(
         groups = rollouts(encoder, model, step, users)
         targets = [group.target_index for group in groups]
         table.refresh(engine)
-        rewards_BG = rollout_rewards(model, groups, table.table_IH, beta=0.05, cutoff=1000)
+        rewards_BG = rollout_rewards(model, groups, table.table_IH, beta=0.05, cutoff=1000).fused_BG
         samples = build_samples(groups, group_advantages(rewards_BG), skip_equal=True)
         if faulty:
             samples = mean_advantages(samples, settings.micro_batch_rows)

@@ -104,7 +104,9 @@ def test_shards_scored_in_batches_of_another_size_are_of_another_run(
         plan_of(warehouse, batch_rows=0)
 
 
-def test_histories_out_of_order_are_refused_when_parts_are_cut(warehouse: Warehouse) -> None:
+def test_a_user_who_stands_there_twice_is_refused_when_parts_are_cut(warehouse: Warehouse) -> None:
     users = write_histories(warehouse, NUM_USERS)
-    with pytest.raises(UsageError, match="not sorted by user_id"):
+    with pytest.raises(UsageError, match=r"user 'u0003' stands there more than once; build it"):
+        score_shard(warehouse, plan_of(warehouse), 0, [*users[:4], *users[3:]])
+    with pytest.raises(ValueError, match="sort them first"):
         score_shard(warehouse, plan_of(warehouse), 0, users[::-1])
