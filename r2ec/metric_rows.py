@@ -21,7 +21,10 @@ def record_metrics(
     ks: Sequence[int],
     seed: int = 0,
 ) -> list[MetricValue]:
-    """Summarise ranks and put them into `metrics`; the same run and split is replaced."""
+    """Summarise 1-based `ranks` [B] and put them into `metrics`; returns what was put there.
+
+    Rows of the same `run_id` and `split` are replaced. Raises `ValueError` as `metrics.summarise`.
+    """
     values = summarise(ranks, ks=ks, seed=seed)
     rows = pa.Table.from_pylist(
         [

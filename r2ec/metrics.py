@@ -74,7 +74,11 @@ def paired_bootstrap_difference(
 def summarise(
     ranks: NDArray[np.integer], *, ks: Sequence[int] = (5, 10, 20), seed: int = 0
 ) -> list[MetricValue]:
-    """Hit rate and NDCG at each k of 1-based `ranks` [B], with 95 % intervals over users."""
+    """Hit rate and NDCG at each k of 1-based `ranks` [B], with 95 % intervals over users.
+
+    First the hit rates, then the NDCGs, each in the order of `ks`. Raises `ValueError` for no
+    users, a rank or a k below 1, and ranks that are not whole numbers.
+    """
     rows = []
     for name, metric in (("hit_rate", hit_rate_at_k), ("ndcg", ndcg_at_k)):
         for k in ks:

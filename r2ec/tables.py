@@ -139,7 +139,10 @@ def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
 
 
 def load_examples(warehouse: Warehouse, split: str) -> list[Example]:
-    """All rows of one split of `sequences`, ordered by `sequence_id`."""
+    """All rows of a split of `sequences` (`train`, `valid`, `test`), ordered by `sequence_id`.
+
+    Raises `NotReadyError` if the split is not there.
+    """
     table = warehouse.read_table(schemas.SEQUENCES, split=split).sort_by("sequence_id")
     return list(_examples(table))
 

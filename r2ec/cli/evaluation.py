@@ -120,9 +120,7 @@ def evaluate(
 
         card = load_card(model_dir)
         model = card.fingerprint
-        budget = reasoning_budget
-        if budget is None:
-            budget = int(card.training.get("evaluation", {}).get("reasoning_budget", 64))
+        budget = card.reasoning_budget if reasoning_budget is None else reasoning_budget
         run_id = f"{model}-budget-{budget}"
         ranks = trained_ranks(place, model_dir, examples, reasoning_budget=budget, device=device)
     if max_users is not None:

@@ -119,10 +119,8 @@ def score(
     from r2ec.storage import Warehouse
 
     place = Warehouse(warehouse)
-    training = load_card(model_dir).training
-    budget = reasoning_budget
-    if budget is None:
-        budget = int(training.get("evaluation", {}).get("reasoning_budget", 64))
+    card = load_card(model_dir)
+    budget = card.reasoning_budget if reasoning_budget is None else reasoning_budget
     settings = ScoreSettings(
         top_k=top_k,
         reasoning_budget=budget,

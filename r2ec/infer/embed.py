@@ -78,7 +78,11 @@ def embed_catalog(
 def embeddings_for(
     warehouse: Warehouse, loaded: LoadedModel, catalog: Catalog
 ) -> tuple[Tensor, int]:
-    """Rows of all items, float32 (I, H), and how many of them had to be encoded."""
+    """Rows of all items, float32 (I, H) on the CPU, and how many of them had to be encoded.
+
+    The others are those of the table `item_embeddings`, where the text is still the same. Nothing
+    is written.
+    """
     table_IH, is_there = _kept_rows(
         warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size
     )

@@ -1,4 +1,5 @@
-"""`r2ec-cli evaluate`: greedy reasoning, ranking of the full catalog, metrics with intervals."""
+"""Ranks of the items bought next: under a model, by greedy reasoning and the full catalog, and on
+the lists of a published date."""
 
 from collections.abc import Sequence
 from random import Random
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from r2ec import sql_files
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
@@ -21,14 +23,19 @@ from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, Example, load_catalog, load_examples
 from r2ec.text.tokens import PromptEncoder
+from r2ec.warehouse_views import run_query, with_views
 
 BATCH_USERS = 256
+# The rank of a target that is on no list: below every cut-off.
+NOT_LISTED = 2**31 - 1
 
 
-def evaluation_examples(warehouse: Warehouse, split: str, max_users: int | None) -> list[Example]:
-    """The rows of a split, or a fixed draw of `max_users` of them.
+def evaluation_examples(
+    warehouse: Warehouse, split: str, max_users: int | None = None
+) -> list[Example]:
+    """The rows of a split (`train`, `valid`, `test`), or a fixed draw of `max_users` of them.
 
-    Raises `NotReadyError` if the split is empty.
+    Raises `NotReadyError` if the split is not there or empty.
     """
     examples = load_examples(warehouse, split)
     if not examples:
@@ -46,10 +53,11 @@ def trained_ranks(
     reasoning_budget: int,
     device: str | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of each target (from 1) under a trained model; see `greedy_ranks`.
+    """Rank of each target (from 1) under a trained model, int64 (B,); see `greedy_ranks`.
 
-    Items whose embedding is in the table are not encoded again. Raises `UsageError` for a catalog
-    the model does not know.
+    `reasoning_budget` in tokens; 0 ranks without reasoning. Items whose embedding is in the table
+    are not encoded again. Raises `NotReadyError` without catalog or model, `UsageError` for a
+    catalog the model does not know and for a device that is not there.
     """
     catalog = load_catalog(warehouse)
     loaded = load_model(model_dir, device=default_device(device))
@@ -58,6 +66,29 @@ def trained_ranks(
     return greedy_ranks(
         loaded.model, loaded.encoder, catalog, table_IH, examples, reasoning_budget=reasoning_budget
     )
+
+
+def published_ranks(warehouse: Warehouse, date: str, *, days: int = 7) -> NDArray[np.int64]:
+    """Where the lists of a published date had what their users bought next, int64 (B,), from 1.
+
+    One rank for each user who was on a list and bought something within `days` days after `date`
+    (an ISO day), by `user_id`; `NOT_LISTED` where the item is not on the user's list, so a cut-off
+    beyond the length of the lists tells no more than their length does. The purchases are those of
+    `sequences`. Raises `UsageError` for a date that is no day, `NotReadyError` for one that is not
+    published or that no such user followed.
+    """
+    query = sql_files.find_sql("ranks_of_next_purchases")
+    values = {"date": date, "days": str(days)}
+    rows = with_views(warehouse, lambda views: run_query(views, query, values))
+    if date not in warehouse.partitions("runs", "date"):
+        raise NotReadyError(f"{date} is not published in {warehouse.root}")
+    if not rows.num_rows:
+        raise NotReadyError(
+            f"{warehouse.root}: no user of the lists of {date} bought anything within {days} days"
+            " after it; build sequences from a log that goes further, or give more days"
+        )
+    ranks_B: NDArray[np.int64] = rows["rank"].fill_null(NOT_LISTED).cast(pa.int64()).to_numpy()
+    return ranks_B
 
 
 def untrained_ranks(

@@ -103,8 +103,17 @@ class Scorer:
         allowed_I = needs.allowed_I
         self._allowed_I = None if allowed_I is None else allowed_I.to(self._loaded.model.device)
 
+    @property
+    def catalog(self) -> Catalog:
+        """The items that are ranked."""
+        return self._catalog
+
     def score(self, users: Sequence[History]) -> tuple[pa.Table, pa.Table]:
-        """Recommendations and reasoning of these users; a user who fails has status `error`."""
+        """Recommendations and reasoning of these users; a user who fails has status `error`.
+
+        Each `user_id` at most once. Columns are those of `schemas.RECOMMENDATIONS` (a row for each
+        rank, from 1) and `schemas.REASONING` (a row for each user), in the order of `users`.
+        """
         return self.tables(self.complete(self.prompts(users)))
 
     def prompts(self, users: Sequence[History]) -> Prompted:

@@ -16,12 +16,16 @@ MAX_TOP_K = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSettings:
-    """What decides the rows of a run beside model, catalog and histories."""
+    """What decides the rows of a run beside model, catalog and histories.
 
-    top_k: int
+    `top_k` items a user, at most `reasoning_budget` tokens a reasoning. Raises `UsageError` for a
+    `top_k` outside 1 … 1000, and for sampling settings without a temperature.
+    """
+
     reasoning_budget: int
-    temperature: float
-    seed: int
+    top_k: int = 10
+    temperature: float = 0.0
+    seed: int = 0
     categories: tuple[str, ...] = ()
     exclude_items: tuple[str, ...] = ()
     exclude_stores: tuple[str, ...] = ()

@@ -45,6 +45,11 @@ class ModelCard:
     fingerprint: str = ""
     format: int = FORMAT
 
+    @property
+    def reasoning_budget(self) -> int:
+        """Most tokens of a reasoning, as the training evaluated it; 64 where it does not say."""
+        return int(self.training.get("evaluation", {}).get("reasoning_budget", 64))
+
     def prompt_config(self, path: str) -> PromptConfig:
         """`prompt` as a configuration; `UsageError` naming the card in `path` if it is none."""
         try:
@@ -184,8 +189,9 @@ def save_model(
 
 
 def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
-    """Open a model directory written by `save_model`.
+    """Open a model directory written by `save_model`, in evaluation mode, on `device`.
 
+    `dtype` is `float32` or `bfloat16`; by default the one it was saved with.
     Raises `NotReadyError` if the directory is missing or its files are damaged, `UsageError` if it
     has no `r2ec.json` (a plain language model) or one of another format.
     """

@@ -58,7 +58,12 @@ def sample_rollouts(
     group_size: int,
     batch_rows: int,
 ) -> list[Group]:
-    """Sample G reasonings for each example, seeded by (seed, step, sequence, rollout)."""
+    """Sample G reasonings for each example, seeded by (seed, step, sequence, rollout).
+
+    One group of `group_size` for each example, in order (method, section 2). At most `batch_rows`
+    rollouts run at once. Raises `NotReadyError` for an item that the catalog lacks, `UsageError`
+    for a history of which not one item fits into a prompt.
+    """
     prompts = [encoder.user_ids(example.history, catalog) for example in examples]
     keys = [f"{step}/{example.sequence_id}" for example in examples]
     completions = sample(

@@ -1,17 +1,15 @@
 """One step of RecPO: rollouts, rewards, advantages, update."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.advantage import group_advantages, zero_variance
 from r2ec.recpo.batches import batch_at, learning_rate
-from r2ec.recpo.items import ItemTable, LiveRows
-from r2ec.recpo.reward import discrete_rewards, fused_rewards
+from r2ec.recpo.items import LiveRows
 from r2ec.recpo.rollout import Group, sample_rollouts
+from r2ec.recpo.rollout_rewards import RolloutRewards, rollout_rewards
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.update import (
     UpdateBatch,
@@ -23,7 +21,6 @@ from r2ec.recpo.update import (
     update_policy,
 )
 from r2ec.recpo.workplace import Workplace
-from r2ec.retrieval.rank import target_ranks, target_softmax
 from r2ec.sampler import SamplingSettings
 
 
@@ -56,7 +53,11 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         live = LiveRows(engine, place.table, targets)
         refresh_table(place, step, live)
     rewards = rollout_rewards(
-        engine.model, groups, place.table, settings.beta, settings.reward_cutoff
+        engine.model,
+        groups,
+        place.table.table_IH,
+        beta=settings.beta,
+        cutoff=settings.reward_cutoff,
     )
     advantages_BG = group_advantages(rewards.fused_BG, settings.advantage)
     batch = build_batch(place, groups, advantages_BG, targets)
@@ -110,40 +111,6 @@ def refresh_table(place: Workplace, step: int, live: LiveRows) -> None:
         place.table.refresh(place.engine)
     else:
         place.table.put(live.index_C, live.rows_CH.detach())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutRewards:
-    """The reward of each rollout and its two parts: R, R_d and R_c, all (B, G)."""
-
-    fused_BG: Tensor
-    discrete_BG: Tensor
-    continuous_BG: Tensor
-
-
-def rollout_rewards(
-    model: DualHeadModel, groups: list[Group], table: ItemTable, beta: float, cutoff: int
-) -> RolloutRewards:
-    """Rewards of this rank's rollouts, from their user states and the item table."""
-    if not groups:
-        none = torch.zeros(0, 2)
-        return RolloutRewards(fused_BG=none, discrete_BG=none, continuous_BG=none)
-    group_size = len(groups[0].completions)
-    states_NH = torch.stack([c.state_H for group in groups for c in group.completions])
-    target_N = torch.tensor([g.target_index for g in groups for _ in range(group_size)])
-    states_NH, target_N = states_NH.to(model.device), target_N.to(model.device)
-    ranks_N = target_ranks(
-        states_NH, table.table_IH, target_N, temperature=model.temperature, ties="worst"
-    )
-    probability_N = target_softmax(
-        states_NH, table.table_IH, target_N, temperature=model.temperature
-    )
-    rewards_N = fused_rewards(ranks_N, probability_N, beta=beta, cutoff=cutoff)
-    fused_BG, discrete_BG, continuous_BG = (
-        part_N.view(len(groups), group_size).float().cpu()
-        for part_N in (rewards_N, discrete_rewards(ranks_N, cutoff), probability_N)
-    )
-    return RolloutRewards(fused_BG=fused_BG, discrete_BG=discrete_BG, continuous_BG=continuous_BG)
 
 
 def build_batch(

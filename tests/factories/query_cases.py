@@ -110,6 +110,23 @@ CASES = [
     case("hit_rate_and_ndcg_later", (0, 0, None, None), date=SECOND, days="0"),
     case("hit_rate_and_ndcg_later", (0, 0, None, None), date=LAST),
     case(
+        "ranks_of_next_purchases",
+        ("ann", 1, 2),
+        ("bob", 3, None),
+        ("cat", 4, 3),
+        date=SECOND,
+    ),
+    case(
+        "ranks_of_next_purchases",
+        ("ann", 1, 2),
+        ("bob", 3, None),
+        ("cat", 4, 3),
+        ("eve", 4, 1),
+        date=SECOND,
+        days="8",
+    ),
+    case("ranks_of_next_purchases", date=LAST),
+    case(
         "score_calibration",
         (1, 6, 3.0, 3.0, 1, 1 / 6),
         (5, 4, 2.0, 2.0, 1, 1 / 4),

@@ -16,7 +16,7 @@ from r2ec.recpo.advantage import group_advantages
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable, LiveRows
 from r2ec.recpo.rollout import Group, sample_rollouts
-from r2ec.recpo.step import rollout_rewards
+from r2ec.recpo.rollout_rewards import rollout_rewards
 from r2ec.recpo.update import (
     Sample,
     UpdateBatch,
@@ -164,7 +164,7 @@ def train(
         groups = rollouts(encoder, model, step, users)
         targets = [group.target_index for group in groups]
         table.refresh(engine)
-        rewards_BG = rollout_rewards(model, groups, table, beta=0.05, cutoff=1000).fused_BG
+        rewards_BG = rollout_rewards(model, groups, table.table_IH, beta=0.05, cutoff=1000).fused_BG
         samples = build_samples(groups, group_advantages(rewards_BG), skip_equal=True)
         if faulty:
             samples = mean_advantages(samples, settings.micro_batch_rows)

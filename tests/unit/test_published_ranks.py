@@ -1,0 +1,43 @@
+"""Ranks of next purchases on published lists: by hand, and as the query of their means has it."""
+
+import pytest
+
+from r2ec import sql_files
+from r2ec.errors import NotReadyError, UsageError
+from r2ec.infer.evaluate import NOT_LISTED, published_ranks
+from r2ec.metrics import summarise
+from r2ec.warehouse_views import open_views, run_query
+from tests.factories.query_warehouse import LAST, NOT_PUBLISHED, SECOND, make_query_warehouse
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory):
+    return make_query_warehouse(tmp_path_factory.mktemp("warehouse"))
+
+
+def test_ranks_are_those_of_the_lists_and_what_is_not_listed_is_below_every_cut_off(warehouse):
+    assert published_ranks(warehouse, SECOND).tolist() == [2, NOT_LISTED, 3]
+    assert published_ranks(warehouse, SECOND, days=8).tolist() == [2, NOT_LISTED, 3, 1]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 1000])
+def test_their_means_are_those_of_the_query(warehouse, k):
+    query = sql_files.find_sql("hit_rate_and_ndcg_later")
+    with open_views(warehouse) as views:
+        (row,) = run_query(views, query, {"date": SECOND, "k": str(k)}).to_pylist()
+    hit_rate, ndcg = summarise(published_ranks(warehouse, SECOND), ks=(k,))
+    assert (hit_rate.users, hit_rate.value) == (row["num_users"], row["hit_rate"])
+    assert ndcg.value == pytest.approx(row["ndcg"])
+
+
+@pytest.mark.parametrize(
+    ("date", "error", "words"),
+    [
+        (NOT_PUBLISHED, NotReadyError, "is not published"),
+        (LAST, NotReadyError, "no user of the lists of"),
+        ("tomorrow", UsageError, "is not a day"),
+    ],
+)
+def test_dates_that_tell_nothing_are_refused(warehouse, date, error, words):
+    with pytest.raises(error, match=words):
+        published_ranks(warehouse, date)
