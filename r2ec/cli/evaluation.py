@@ -2,13 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from r2ec.cli.options import warehouse_option
+from r2ec.cli.options import check_day, warehouse_option
 from r2ec.errors import UsageError
 from r2ec.schemas import SPLITS
 
+if TYPE_CHECKING:
+    from r2ec.metrics import MetricValue
+
+# Of a model or of the sequences: they have no effect with --date.
+OF_A_MODEL = ("config_file", "reasoning_budget", "device")
+OF_SEQUENCES = ("split", "max_users", "ranks_file", "seed", "sasrec_weights")
 BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
 
 
@@ -22,16 +30,25 @@ BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
     help="The model is a plain language model: evaluate it untrained, with these settings.",
 )
 @click.option("--baseline", type=click.Choice(BASELINES), help="Instead of a model.")
+@click.option(
+    "--date",
+    metavar="DAY",
+    callback=check_day,
+    help="Instead of a model: the lists published for this day, by what was bought next.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="With --date: how long after it a purchase counts.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the training of sasrec.")
 @click.option(
     "--sasrec-weights", metavar="FILE", help="Read sasrec from here, or keep it here once trained."
 )
 @click.option(
-    "--split",
-    type=click.Choice(SPLITS),
-    default="test",
-    show_default=True,
-    help="Which sequences.",
+    "--split", type=click.Choice(SPLITS), help="Which sequences; not with --date.  [default: test]"
 )
 @click.option(
     "--k",
@@ -66,9 +83,11 @@ def evaluate(
     model_dir: str | None,
     config_file: str | None,
     baseline: str | None,
+    date: str | None,
+    days: int,
     seed: int,
     sasrec_weights: str | None,
-    split: str,
+    split: str | None,
     ks: tuple[int, ...],
     max_users: int | None,
     reasoning_budget: int | None,
@@ -79,11 +98,16 @@ def evaluate(
 ) -> None:
     """Hit rate and NDCG at K on a split, with 95 % bootstrap intervals, over the full catalog.
 
-    Seen items don't compete, a target that was bought before does. The figures go to the table
-    metrics.
+    Seen items don't compete, a target that was bought before does. With --date it is the lists as
+    they were published: what is not on a list is a miss. The figures go to the table metrics.
     """
-    if (model_dir is None) == (baseline is None):
-        raise click.UsageError("give either --model DIR or --baseline NAME")
+    if sum(given is not None for given in (model_dir, baseline, date)) != 1:
+        raise click.UsageError("give one of --model DIR, --baseline NAME and --date DAY")
+    if date is not None:
+        _check_published(click.get_current_context())
+        _evaluate_published(warehouse, date, days, ks, name, output)
+        return
+    split = split or "test"
     if config_file is not None and model_dir is None:
         raise click.UsageError("--config goes with --model DIR of a plain language model")
     from r2ec.config import load_train_config
@@ -126,21 +150,54 @@ def evaluate(
     if max_users is not None:
         run_id += f"-first-{max_users}"
     run_id = name or run_id
-    if not run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise UsageError(f"--name {run_id!r}: letters, digits, '-', '_' and '.' only")
+    _check_name(run_id)
     if ranks_file is not None:
         save_ranks(ranks_file, examples, ranks)
     values = record_metrics(place, run_id=run_id, model=model, split=split, ranks=ranks, ks=ks)
+    _print(run_id, split, values, output)
+
+
+def _check_published(ctx: click.Context) -> None:
+    """Raise `click.UsageError` for options that have no effect with --date."""
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in (*OF_A_MODEL, *OF_SEQUENCES):
+            raise click.UsageError(f"{option.opts[0]} has no effect with --date")
+
+
+def _evaluate_published(
+    warehouse: str, date: str, days: int, ks: tuple[int, ...], name: str | None, output: str
+) -> None:
+    from r2ec import schemas
+    from r2ec.infer.evaluate import published_ranks
+    from r2ec.metric_rows import record_metrics
+    from r2ec.storage import Warehouse
+
+    place = Warehouse(warehouse)
+    ranks = published_ranks(place, date, days=days)
+    run_id = name or f"published-{date}-within-{days}-days"
+    _check_name(run_id)
+    model = place.read_table(schemas.RUNS, date=date)["model"][0].as_py()
+    values = record_metrics(place, run_id=run_id, model=model, split="later", ranks=ranks, ks=ks)
+    _print(run_id, "later", values, output)
+
+
+def _check_name(run_id: str) -> None:
+    if not run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UsageError(f"--name {run_id!r}: letters, digits, '-', '_' and '.' only")
+
+
+def _print(run_id: str, split: str, values: "list[MetricValue]", output: str) -> None:
     if output == "json":
         rows = [
             {"metric": v.metric, "value": v.value, "ci_low": v.ci_low, "ci_high": v.ci_high}
             for v in values
         ]
-        click.echo(
-            json.dumps({"run_id": run_id, "split": split, "users": len(ranks), "metrics": rows})
-        )
+        users = values[0].users
+        click.echo(json.dumps({"run_id": run_id, "split": split, "users": users, "metrics": rows}))
         return
-    click.echo(f"{run_id} on {split}, {len(ranks):,} users")
+    what = "purchases that came later" if split == "later" else split
+    click.echo(f"{run_id} on {what}, {values[0].users:,} users")
     for value in values:
         click.echo(
             f"  {value.metric:<12} {value.value:.4f}   {value.ci_low:.4f} … {value.ci_high:.4f}"

@@ -6,8 +6,10 @@ beyond it sorted runs lie in the folder for temporary files (TMPDIR) and are mer
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,14 +51,14 @@ def sorted_by_user(
     Memory is about three times `buffer_bytes`. Raises `R2ecError` where the temporary files find no
     room.
     """
-    with tempfile.TemporaryDirectory(prefix="r2ec-users-") as folder:
+    with _temporary_folder() as folder:
         runs: list[Path] = []
         held, held_bytes = list[pa.RecordBatch](), 0
         for batch in batches:
             held.append(batch)
             held_bytes += batch.nbytes
             if held_bytes >= buffer_bytes:
-                runs.append(Path(folder, f"run-{len(runs)}.arrow"))
+                runs.append(folder / f"run-{len(runs)}.arrow")
                 _write_run(_sorted(held), runs[-1])
                 held, held_bytes = [], 0
         last = _sorted(held) if held else None
@@ -67,6 +69,18 @@ def sorted_by_user(
                 last.slice(first, RUN_ROWS) for first in range(0, last.num_rows, RUN_ROWS)
             )
         yield from streams[0] if len(streams) == 1 else _merged(streams)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that goes when a reader gives up, too; `TemporaryDirectory` warns where the
+    garbage collector finds it before the generator around it.
+    """
+    folder = tempfile.mkdtemp(prefix="r2ec-users-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sorted(batches: list[pa.RecordBatch]) -> pa.Table:

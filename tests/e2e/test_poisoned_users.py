@@ -153,7 +153,7 @@ def test_every_poisoned_user_is_told_by_the_reason_and_the_others_are_scored_as_
     [
         ("user_id", None, "user_id"),
         ("history_hash", None, "history_hash"),
-        ("user_id", "u000", "one row per user: 'u000' comes after 'u000'"),
+        ("user_id", "u000", "user 'u000' stands there more than once"),
     ],
 )
 def test_a_table_that_breaks_its_own_rules_is_refused_by_its_name(
