@@ -34,7 +34,7 @@ def test_the_summary_fits_80_columns_and_breaks_no_word(tmp_path, monkeypatch, c
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert "Done in 3 min 34 s." in shown
-    assert "N@10: 1 for the first place" in shown
+    assert "N@10 is 1 for the first place" in shown
     assert "recommendations 25,000,000" in " ".join(shown.split())
     assert "export R2EC_WAREHOUSE='a folder/warehouse'" in shown
 
