@@ -161,18 +161,19 @@ def _bar(
     columns.append(TextColumn("{task.fields[told]}", markup=False))
     with Progress(*columns, console=console) as bar:
         started = time.monotonic()
-        task = bar.add_task(_cut(description, console.width - taken), total=total, told="")
+        task = bar.add_task(cut(description, console.width - taken), total=total, told="")
 
         def advance(count: int = 1) -> None:
             done = int(bar.tasks[task].completed) + count
             told = _told(done, total, max(time.monotonic() - started, 1e-9), is_bytes)
-            shown = _cut(description, console.width - taken - len(told))
+            shown = cut(description, console.width - taken - len(told))
             bar.update(task, advance=count, description=shown, told=told)
 
         yield advance
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """The text, or its beginning and `…` where it is wider than that."""
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 

@@ -1,5 +1,6 @@
 """Waiting for other processes, so that a person at a terminal sees that they are at work."""
 
+import re
 import subprocess
 import sys
 import time
@@ -9,11 +10,12 @@ from pathlib import Path
 import click
 
 from r2ec.cli import screen
-from r2ec.logs import format_seconds
+from r2ec.logs import cut, format_seconds
 
 LOOK_EVERY_SECONDS = 0.1
 TAIL_BYTES = 4096
 SPINNER_WIDTH = 3
+_TIME = re.compile(r"^(?:\d\d/\d\d/\d\d )?\d\d:\d\d:\d\d ")  # r2ec's, Spark's
 
 
 def wait_for(
@@ -35,7 +37,7 @@ def wait_for(
     with console.status(Text(title.strip())) as status:
         while not _is_over(processes):
             told = f"{title.strip()}  {format_seconds(time.monotonic() - start)}  {last_line(logs)}"
-            status.update(Text(told[: console.width - SPINNER_WIDTH]))
+            status.update(Text(cut(told, console.width - SPINNER_WIDTH)))
             time.sleep(LOOK_EVERY_SECONDS)
     click.echo(title, nl=False)
 
@@ -46,7 +48,8 @@ def last_line(logs: Sequence[Path]) -> str:
     with newest.open("rb") as stream:
         stream.seek(max(newest.stat().st_size - TAIL_BYTES, 0))
         lines = stream.read().decode("utf-8", "replace").splitlines()
-    return screen.printable(next((line for line in reversed(lines) if line.strip()), ""))
+    newest_line = next((line for line in reversed(lines) if line.strip()), "")
+    return screen.printable(_TIME.sub("", newest_line))
 
 
 def _is_over(processes: Sequence["subprocess.Popen[bytes]"]) -> bool:

@@ -47,7 +47,7 @@ def test_paths_are_told_from_here_where_they_lie_below(tmp_path, monkeypatch):
 
 def test_the_newest_line_of_the_logs_is_told_without_what_acts_on_a_terminal(tmp_path):
     log = tmp_path / "a.log"
-    log.write_bytes(b"first\nstep 3 \x1b[31mof 9\n\n")
+    log.write_bytes(b"first\n02:29:03 step 3 \x1b[31mof 9\n\n")
     assert last_line([log]) == r"step 3 \x1b[31mof 9"
     log.write_bytes(b"")
     assert last_line([log]) == ""
