@@ -26,7 +26,7 @@ from r2ec.logs import format_seconds
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 NUM_SHARDS = 2
-NEXT_LINE = "\n" + " " * 12
+MOST_COLUMNS, UNBROKEN = 80, "\u00a0"
 MAX_TEST_USERS = 4000  # a fixed draw of a larger test split, so that a large shop ends too
 
 
@@ -241,28 +241,24 @@ def build_summary(stages: Stages, folder: Path, date: str, seconds: float) -> di
 def show_summary(summary: dict[str, Any], folder: Path, date: str) -> None:
     """The summary for people: metrics, tables, three users, what to ask next."""
     click.echo(f"\nDone in {format_seconds(summary['seconds'])}.\n")
-    click.echo("How far up lists of ten the next purchase stands: test split, full catalog,")
-    click.echo("95 % intervals. N@10 is 1 for the first place and less further down, H@10 is 1")
-    click.echo("anywhere on the list.\n")
+    say(
+        "How far up lists of ten the next purchase stands: test split, full catalog, 95 % "
+        "intervals. N@10 is 1 for the first place and less further down, H@10 is 1 anywhere on "
+        "the list.\n"
+    )
     by_run = {(row["run_id"], row["metric"]): row for row in summary["metrics"]}
     for run in ("popularity", "untrained", "contrastive", "recpo"):
         cells = []
         for metric, name in (("ndcg@10", "N@10"), ("hit_rate@10", "H@10")):
             row = by_run[run, metric]
             cells.append(f"{name} {row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]")
-        click.echo(f"  {run:<12} {'   '.join(cells)}")
-    rows = [f"{name} {count:,}" for name, count in summary["rows"].items()]
-    reasons = [f"{name} {count:,}" for name, count in summary["finish_reasons"].items()]
+        say("   ".join(cell.replace(" ", UNBROKEN) for cell in cells), name=run)
     click.echo("")
-    for name, told in (
-        ("rows", ", ".join(rows)),
-        ("ended by", ", ".join(reasons)),
-        ("tables", near(folder / "warehouse")),
-        ("model", near(folder / "model")),
-        ("logs", near(folder / "logs")),
-    ):
-        lines = textwrap.wrap(told, 66, break_long_words=False, break_on_hyphens=False)
-        click.echo(f"  {name:<9} {NEXT_LINE.join(lines)}")
+    for name in ("rows", "finish_reasons"):
+        counts = (f"{of}{UNBROKEN}{count:,}" for of, count in summary[name].items())
+        say(", ".join(counts), name="ended by" if name == "finish_reasons" else name)
+    for name in ("warehouse", "model", "logs"):
+        say(near(folder / name), name=name)
     for user in summary["users_shown"]:
         click.echo("")
         at = ("--warehouse", folder / "warehouse", "--date", date, "--top-k", 5, user)
@@ -270,6 +266,22 @@ def show_summary(summary: dict[str, Any], folder: Path, date: str) -> None:
     click.echo("Ask the tables yourself:\n")
     click.echo(f"  export R2EC_WAREHOUSE={shlex.quote(near(folder / 'warehouse'))}")
     click.echo(f"  r2ec-cli sql catalog_coverage --param date={date}")
+
+
+def say(text: str, *, name: str = "") -> None:
+    """The text after a name, filled to the terminal's width and to 80 columns at most."""
+    indent = f"  {name:<12} " if name else ""
+    lines = textwrap.wrap(
+        text,
+        min(shutil.get_terminal_size().columns, MOST_COLUMNS),
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo("\n".join(lines).replace(UNBROKEN, " "))
+    if text.endswith("\n"):
+        click.echo("")
 
 
 def near(path: Path) -> str:

@@ -28,13 +28,17 @@ SUMMARY = {
 }
 
 
-def test_the_summary_fits_80_columns_and_breaks_no_word(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_summary_fits_the_terminal_and_breaks_no_word(tmp_path, width, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
     show_summary(SUMMARY, tmp_path / "a folder", "2023-12-30")
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
+    assert max(map(len, shown.splitlines())) <= min(width, 80)
     assert "Done in 3 min 34 s." in shown
-    assert "N@10 is 1 for the first place" in shown
+    assert "N@10 is 1 for the first place" in " ".join(shown.split())
+    assert "recpo        N@10 0.1000 [0.0500, 0.1500]" in shown
+    assert "H@10 0.1000 [0.0500, 0.1500]\n" in shown
     assert "recommendations 25,000,000" in " ".join(shown.split())
     assert "export R2EC_WAREHOUSE='a folder/warehouse'" in shown
 
