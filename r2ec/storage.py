@@ -308,7 +308,7 @@ class Warehouse:
             data = self.read_file(file)
             if data[-4:] == _PARQUET_END:
                 break
-        return pq.read_table(pa.BufferReader(data))
+        return pq.ParquetFile(pa.BufferReader(data)).read()
 
     def _require_files(self, table: schemas.Table, partition: dict[str, str]) -> list[str]:
         parts = _partition_parts(table, partition)
