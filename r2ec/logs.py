@@ -11,6 +11,8 @@ from typing import Literal, TextIO
 
 LogFormat = Literal["text", "json"]
 LINE_EVERY_SECONDS = 10.0
+# Columns of a terminal; each part with the space beside it.
+ROOM_FOR_A_BAR, LEAST_BAR_WIDTH, SPINNER_WIDTH = 70, 8, 3
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -145,34 +147,42 @@ def _bar(
     description: str, total: int | None, stream: TextIO, is_bytes: bool
 ) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 
-    columns = (
+    console = Console(file=stream)
+    has_bar = console.width >= ROOM_FOR_A_BAR
+    taken = SPINNER_WIDTH + (LEAST_BAR_WIDTH if has_bar else 0)
+    columns: list[ProgressColumn] = [
         SpinnerColumn(),
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(bar_width=None),
-        DownloadColumn() if is_bytes else MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=stream)) as bar:
-        task = bar.add_task(description, total=total, rate="")
+        TextColumn("{task.description}", markup=False),
+    ]
+    if has_bar:
+        columns.append(BarColumn(bar_width=None))
+    columns.append(TextColumn("{task.fields[told]}", markup=False))
+    with Progress(*columns, console=console) as bar:
         started = time.monotonic()
+        task = bar.add_task(cut(description, console.width - taken), total=total, told="")
 
         def advance(count: int = 1) -> None:
-            done = bar.tasks[task].completed + count
-            elapsed = max(time.monotonic() - started, 1e-9)
-            rate = format_bytes(done / elapsed) if is_bytes else f"{done / elapsed:,.1f}"
-            bar.update(task, advance=count, rate=f"{rate}/s")
+            done = int(bar.tasks[task].completed) + count
+            told = _told(done, total, max(time.monotonic() - started, 1e-9), is_bytes)
+            shown = cut(description, console.width - taken - len(told))
+            bar.update(task, advance=count, description=shown, told=told)
 
         yield advance
+
+
+def cut(text: str, width: int) -> str:
+    """The text, or its beginning and `…` where it is wider than that."""
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
+
+
+def _told(done: int, total: int | None, elapsed: float, is_bytes: bool) -> str:
+    """`25,000/62,500, 12,427.0/s, 3 s left`, or the time it took."""
+    count = format_bytes if is_bytes else "{:,}".format
+    told = count(done) if total is None else f"{count(done)}/{count(total)}"
+    rate = done / elapsed
+    told += f", {format_bytes(rate) if is_bytes else f'{rate:,.1f}'}/s"
+    if total is not None and 0 < done < total:
+        return f"{told}, {format_seconds((total - done) / rate)} left"
+    return f"{told}, {format_seconds(elapsed)}"

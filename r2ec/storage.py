@@ -120,6 +120,14 @@ class Warehouse:
         visible = [name for name in visible if "/_" not in name and "/." not in name]
         return [f"{top}/{name}" if top else name for name in visible]
 
+    def list_folders(self, *parts: str) -> list[str]:
+        """Sorted names of the folders right under `parts` that readers may see."""
+        top = self.path(*parts)
+        selector = pafs.FileSelector(top, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        names = (info.base_name for info in found if info.type == pafs.FileType.Directory)
+        return sorted(name for name in names if not name.startswith(("_", ".")))
+
     def partitions(self, table: str, column: str, **partition: str) -> list[str]:
         """Sorted values of a partition column that have files, within the given partition.
 
@@ -151,7 +159,8 @@ class Warehouse:
         files = self._require_files(table, partition)
         paths = [self.path(file) for file in files]
         if table is schemas.RUNS:
-            dataset = ds.dataset(self._read_pointers(files))
+            pointers = [*self.read_pointers(files), schemas.RUNS.schema.empty_table()]
+            dataset = ds.dataset(pa.concat_tables(pointers, promote_options="default"))
         else:
             dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
         _require_columns(table, dataset.schema, paths[0])
@@ -287,12 +296,10 @@ class Warehouse:
                 f"check {remedy}, the free space, or give another place by --warehouse"
             ) from error
 
-    def _read_pointers(self, files: list[str]) -> pa.Table:
+    def read_pointers(self, files: list[str]) -> list[pa.Table]:
         """Small files that others may replace meanwhile: each is read at one moment, and whole."""
-        nothing = schemas.RUNS.schema.empty_table()
         with ThreadPoolExecutor(_S3_THREADS) as pool:
-            tables = list(pool.map(self._read_pointer, files))
-        return pa.concat_tables([*tables, nothing], promote_options="default")
+            return list(pool.map(self._read_pointer, files))
 
     def _read_pointer(self, file: str) -> pa.Table:
         # S3 is asked for the size, then for that many bytes: of a longer file that came in between
@@ -301,7 +308,7 @@ class Warehouse:
             data = self.read_file(file)
             if data[-4:] == _PARQUET_END:
                 break
-        return pq.read_table(pa.BufferReader(data))
+        return pq.ParquetFile(pa.BufferReader(data)).read()
 
     def _require_files(self, table: schemas.Table, partition: dict[str, str]) -> list[str]:
         parts = _partition_parts(table, partition)

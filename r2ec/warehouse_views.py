@@ -4,20 +4,20 @@ Only what is published is there: of recommendations and reasoning, the runs that
 Files are read through pyarrow, so a local and an object store warehouse are one thing; the
 connection itself can open nothing.
 
-A date may be replaced while somebody reads. So `runs` is read once, into memory, files are listed
-by it, and what was listed counts only if `runs` is still the same after it: a run is removed only
-after another has taken its place. `with_views` asks again where a file went away during a query.
+A date may be replaced while somebody reads. So `runs` is read once, into memory, and a query lists
+files by it. What was listed counts only if `runs` is still the same after it: a run is removed only
+after another has taken its place. `with_views` asks again where a run or file went away meanwhile.
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from r2ec import schemas, sql_files
-from r2ec.errors import UsageError
+from r2ec.errors import NotReadyError, UsageError
+from r2ec.partitioned_table import PartitionedTable
 from r2ec.storage import Warehouse
 
 if TYPE_CHECKING:
@@ -37,72 +37,72 @@ def partition_fields(table: schemas.Table) -> list[pa.Field]:
     ]
 
 
-def visible_files(
-    warehouse: Warehouse, table: schemas.Table, runs: Mapping[str, str] | None = None
-) -> list[str]:
-    """The files of a table that queries may see, sorted, relative to the warehouse's root.
-
-    `runs` is what `published_runs` gave; it is asked where they are not given.
-    """
+def visible_files(warehouse: Warehouse, table: schemas.Table) -> list[str]:
+    """The files of a table that queries may see, sorted, relative to the warehouse's root."""
     if table.name not in OF_A_RUN:
         return warehouse.list_files(table.name)
     return [
         path
-        for date, run_id in (published_runs(warehouse) if runs is None else runs).items()
+        for date, run_id in published_runs(warehouse).items()
         for path in warehouse.list_files(table.name, f"date={date}", f"run_id={run_id}")
     ]
 
 
-def published_runs(warehouse: Warehouse) -> dict[str, str]:
-    """The run that is published for each date, by date."""
-    return _named_by(runs_table(warehouse))
+def published_runs(warehouse: Warehouse, dates: Collection[str] | None = None) -> dict[str, str]:
+    """The run that is published for each date, by date; of these dates, or of all."""
+    return _named_by(runs_table(warehouse, dates))
 
 
-def runs_table(warehouse: Warehouse) -> pa.Table:
+def runs_table(warehouse: Warehouse, dates: Collection[str] | None = None) -> pa.Table:
     """`runs` with its partition column, in memory, by date."""
+    days = dates if dates is not None else warehouse.partitions("runs", "date")
+    files = [f"runs/date={day}/run.parquet" for day in sorted(days)]
+    fields = [field.with_nullable(True) for field in schemas.RUNS.schema]
+    schema = pa.schema([*fields, *partition_fields(schemas.RUNS)])
     tables = [
-        warehouse.read_table(schemas.RUNS, date=date).append_column(
-            pa.field("date", pa.date32()), pa.array([dt.date.fromisoformat(date)], pa.date32())
-        )
-        for date in warehouse.partitions("runs", "date")
+        rows.append_column("date", pa.array([dt.date.fromisoformat(day)], pa.date32()))
+        for day, rows in zip(sorted(days), warehouse.read_pointers(files), strict=True)
     ]
-    schema = pa.schema([*schemas.RUNS.schema, *partition_fields(schemas.RUNS)])
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
-def table_source(
-    warehouse: Warehouse, table: schemas.Table, runs: Mapping[str, str] | None = None
-) -> "ds.Dataset | pa.Table":
-    """The table with its partition columns, to be scanned; empty and typed when nothing is there.
-
-    Filters on partition columns prune files, those on others prune row groups.
-    """
-    partitions = partition_fields(table)
-    schema = pa.schema([*(field.with_nullable(True) for field in table.schema), *partitions])
-    paths = visible_files(warehouse, table, runs)
-    if not paths:
-        return schema.empty_table()
-    return ds.dataset(
-        [warehouse.path(path) for path in paths],
-        schema=schema,
-        format="parquet",
-        filesystem=warehouse.filesystem,
-        partitioning=ds.partitioning(pa.schema(partitions), flavor="hive"),
-        partition_base_dir=warehouse.path(table.name),
-    )
-
-
-def consistent_sources(warehouse: Warehouse) -> dict[str, "ds.Dataset | pa.Table"]:
+def consistent_sources(warehouse: Warehouse) -> dict[str, PartitionedTable | pa.Table]:
     """All tables at one moment: `runs` in memory, of each date the files of the run it names."""
-    while True:
-        runs = runs_table(warehouse)
-        named = _named_by(runs)
-        sources = {
-            name: runs if table is schemas.RUNS else table_source(warehouse, table, named)
-            for name, table in schemas.TABLES.items()
-        }
-        if published_runs(warehouse) == named:
-            return sources
+    runs = runs_table(warehouse)
+    named = _named_by(runs)
+    return {
+        name: runs if table is schemas.RUNS else _table_source(warehouse, table, named)
+        for name, table in schemas.TABLES.items()
+    }
+
+
+def _table_source(
+    warehouse: Warehouse, table: schemas.Table, runs: Mapping[str, str]
+) -> PartitionedTable:
+    folders_of_runs = {
+        f"{table.name}/date={date}/run_id={run_id}": date for date, run_id in runs.items()
+    }
+
+    def find_folders() -> list[str]:
+        if table.name in OF_A_RUN:
+            return list(folders_of_runs)
+        folders = [table.name]
+        for column in table.partition_by:
+            folders = [
+                f"{folder}/{name}"
+                for folder in folders
+                for name in warehouse.list_folders(folder)
+                if name.startswith(f"{column}=")
+            ]
+        return folders
+
+    def confirm(folders: list[str]) -> None:
+        if table.name in OF_A_RUN:
+            dates = {folders_of_runs[folder] for folder in folders}
+            if published_runs(warehouse, dates) != {date: runs[date] for date in dates}:
+                raise NotReadyError("a date was published anew meanwhile: ask again")
+
+    return PartitionedTable(warehouse, table.schema, partition_fields(table), find_folders, confirm)
 
 
 def _named_by(runs: pa.Table) -> dict[str, str]:

@@ -9,13 +9,19 @@ SHOWN_ROWS = 3
 
 @click.command(epilog="Example: r2ec-cli audit --warehouse warehouse")
 @warehouse_option
-@click.option("--strict-time", is_flag=True, help="No history has an event at its target's time.")
+@click.option(
+    "--strict-time",
+    is_flag=True,
+    help="Also: no history has an event at its target's time. For tables built with this option.",
+)
 def audit(warehouse: str, strict_time: bool) -> None:
-    """Run every audit of sql/audits, and count the rows again; exit code 4 if something is wrong.
+    """Run every audit of sql/audits, and count the rows again.
+
+    Exit code 4 says that something is wrong.
 
     An audit is a query that must return nothing: no history event after its target, no time in two
     splits, dense item indices, and so on. The rows of each file that a job wrote are held against
-    the number it noted. --strict-time: for tables built with that option.
+    the number it noted.
     """
     from r2ec import sql_files
     from r2ec.errors import GateError, NotReadyError, UsageError

@@ -24,16 +24,19 @@ def k8s() -> None:
     """
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s render score --run may --date 2024-05-31")
 @run_options
 def render(**options: Any) -> None:
-    """Print the manifests of a run as YAML; no cluster is asked."""
+    """Print the manifests of a run as YAML; no cluster is asked.
+
+    KIND is setup, spark, init, train, embed, score, publish or nightly.
+    """
     from r2ec.cluster.manifests import to_yaml
 
     click.echo(to_yaml(manifests_of(**options)), nl=False)
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s submit score --run may --date 2024-05-31 --size 8")
 @run_options
 @context_option
 @click.option("--dry-run", is_flag=True, help="The server checks everything and keeps nothing.")
@@ -43,6 +46,8 @@ def submit(
     context: str | None, dry_run: bool, replace: bool, force_conflicts: bool, **options: Any
 ) -> None:
     """Start a run: apply its manifests to the cluster.
+
+    KIND is setup, spark, init, train, embed, score, publish or nightly.
 
     The same run may be submitted again: what is the same stays as it is. What cannot be changed on
     a Job is refused; --replace starts it anew.
@@ -58,7 +63,7 @@ def submit(
         click.echo(line)
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s status --run may --watch")
 @click.option("--run", metavar="NAME", help="Only this run.")
 @click.option("--watch", is_flag=True, help="Show it again whenever it changes, until all ended.")
 @click.option("--interval", default=5.0, show_default=True, help="Seconds between two looks.")
@@ -67,7 +72,7 @@ def submit(
 def status(
     run: str | None, watch: bool, interval: float, namespace: str, context: str | None
 ) -> None:
-    """Show the runs: how many of their indexes are done, running and failed, and why."""
+    """Show the runs: indexes done, running and failed, and why."""
     from r2ec.cli.status_page import print_statuses, watch_statuses
     from r2ec.cluster.jobs import Cluster
     from r2ec.cluster.runs import statuses
@@ -83,7 +88,7 @@ def status(
     print_statuses(rows)
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s logs score --run may --follow")
 @kind_argument
 @run_option
 @click.option("--index", type=click.IntRange(min=0), help="Only the pods with this index.")
@@ -100,7 +105,10 @@ def logs(
     namespace: str,
     context: str | None,
 ) -> None:
-    """Print what the pods of a run have logged, each line with its pod."""
+    """Print what the pods of a run have logged.
+
+    Each line begins with its pod. KIND is spark, init, train, embed, score or publish.
+    """
     from r2ec.cluster.jobs import Cluster
     from r2ec.cluster.pod_logs import follow_logs, read_logs
 
@@ -109,7 +117,7 @@ def logs(
         click.echo(f"{pod} | {line}")
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s wait --run may --timeout 3600")
 @run_option
 @click.option("--kind", type=click.Choice(JOB_KINDS), help="Only this job of the run.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Exit 3 then.")
@@ -124,7 +132,10 @@ def wait(
     namespace: str,
     context: str | None,
 ) -> int:
-    """Wait for the Jobs of a run; the exit code is theirs: 0, or the one their pods failed with."""
+    """Wait for the Jobs of a run.
+
+    The exit code is theirs: 0, or the one that their pods failed with.
+    """
     from r2ec.cli.status_page import status_line
     from r2ec.cluster.jobs import Cluster
     from r2ec.cluster.runs import wait as wait_for_run
@@ -139,7 +150,7 @@ def wait(
     )
 
 
-@k8s.command()
+@k8s.command(epilog="Example: r2ec-cli k8s delete --run may --kind score")
 @run_option
 @click.option("--kind", type=click.Choice(JOB_KINDS), help="Only this job of the run.")
 @namespace_option
@@ -156,12 +167,15 @@ def delete(run: str, kind: str | None, namespace: str, context: str | None) -> N
 @k8s.command(
     "spark-submit",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: r2ec-cli k8s spark-submit --driver may-driver jobs/build_catalog.py",
 )
 @click.option("--driver", required=True, metavar="POD", help="Name of the driver's pod.")
 @click.option("--show", is_flag=True, help="Print the spark-submit command and do nothing.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="SPARK-SUBMIT-ARGUMENTS...")
 def spark_submit(driver: str, show: bool, arguments: tuple[str, ...]) -> int:
-    """In a pod: run a Spark job in cluster mode and end with its driver's exit code.
+    """In a pod: run a Spark job in cluster mode.
+
+    It ends with the exit code of the driver.
 
     spark-submit alone ends with 0 when the driver failed. Started again, it goes on with the
     driver that is there.

@@ -39,13 +39,13 @@ def run_option(command: Command) -> Command:
 
 def kind_argument(command: Command) -> Command:
     """Which job of a run is meant."""
-    return click.argument("kind", type=click.Choice(JOB_KINDS))(command)
+    return click.argument("kind", type=click.Choice(JOB_KINDS), metavar="KIND")(command)
 
 
 def run_options(command: Command) -> Command:
     """What `render` and `submit` share: everything that makes one run."""
     options = [
-        click.argument("kind", type=click.Choice(KINDS)),
+        click.argument("kind", type=click.Choice(KINDS), metavar="KIND"),
         click.option("--run", metavar="NAME", help="Name of the run: a-z, 0-9 and -."),
         click.option("--image", metavar="IMAGE", help="Container image.  [default: k8s/base's]"),
         click.option(
@@ -60,9 +60,13 @@ def run_options(command: Command) -> Command:
             metavar="TOML",
             help="Settings of the run (train).",
         ),
-        click.option("--warehouse", metavar="PATH", help="As the pods see it.  [/data/warehouse]"),
-        click.option("--base-model", metavar="DIR", help="As the pods see it.  [/data/base]"),
-        click.option("--model", metavar="DIR", help="As the pods see it.  [/data/model]"),
+        click.option(
+            "--warehouse", metavar="PATH", help="As the pods see it.  [default: /data/warehouse]"
+        ),
+        click.option(
+            "--base-model", metavar="DIR", help="As the pods see it.  [default: /data/base]"
+        ),
+        click.option("--model", metavar="DIR", help="As the pods see it.  [default: /data/model]"),
         click.option(
             "--set",
             "pairs",

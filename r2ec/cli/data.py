@@ -45,21 +45,21 @@ def sample_data(events: int, seed: int, out: Path) -> None:
     "--base-url",
     envvar=["R2EC_DOWNLOAD_URL", "R2EC_DOWNLOAD_BASE_URL", "R2EC_BASE_URL"],
     default=BASE_URL,
-    show_default=True,
+    show_default="UCSD",
     metavar="URL",
     help="Where the data set lies; also R2EC_DOWNLOAD_URL.",
 )
 @click.option(
     "--ratings-path",
     default=RATINGS_PATH,
-    show_default=True,
+    show_default="as UCSD",
     metavar="PATH",
     help="The ratings below the base address.",
 )
 @click.option(
     "--items-path",
     default=ITEMS_PATH,
-    show_default=True,
+    show_default="as UCSD",
     metavar="PATH",
     help="The metadata below the base address.",
 )
@@ -118,8 +118,14 @@ def download(
 ) -> None:
     """Fetch ratings and metadata of CATEGORY, such as Office_Products, into the folder OUT.
 
-    The categories of Amazon-Reviews-2023 are listed at https://amazon-reviews-2023.github.io. What
-    broke off is gone on with by the same command; a file is there only when it is whole.
+    What broke off is gone on with by the same command; a file is there only when it is whole. The
+    categories of Amazon-Reviews-2023, and where UCSD has their files:
+
+    \b
+    https://amazon-reviews-2023.github.io
+    https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023
+      benchmark/0core/rating_only/{category}.csv.gz
+      raw/meta_categories/meta_{category}.jsonl.gz
     """
     from r2ec.checksums import Checksum
     from r2ec.download import Patience, fetch, join_url, read_sums

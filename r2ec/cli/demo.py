@@ -4,9 +4,11 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
 from collections.abc import Sequence
@@ -17,11 +19,14 @@ from typing import Any
 
 import click
 
+from r2ec.cli.waiting import wait_for
 from r2ec.errors import NotReadyError, R2ecError
+from r2ec.logs import format_seconds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 NUM_SHARDS = 2
+MOST_COLUMNS, UNBROKEN = 80, "\u00a0"
 MAX_TEST_USERS = 4000  # a fixed draw of a larger test split, so that a large shop ends too
 
 
@@ -46,7 +51,7 @@ class Stages:
     def run(self, name: str, *commands: Sequence[str | Path], threads: int | None = None) -> None:
         """Run commands side by side; raises `R2ecError` with the log's end if one fails."""
         place = len(self.seconds) + 1
-        click.echo(f"[{place:>2}/{self._total}] {name:<28}", nl=False)
+        title = f"[{place:>2}/{self._total}] {name:<28}"
         start = time.monotonic()
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         if threads:
@@ -63,8 +68,9 @@ class Stages:
                     cwd=REPOSITORY,
                 )
             running.append((process, log, command))
+        wait_for([process for process, _, _ in running], [log for _, log, _ in running], title)
         for process, log, command in running:
-            if process.wait() != 0:
+            if process.poll() not in (None, 0):
                 for other, _, _ in running:
                     if other.poll() is None:
                         other.terminate()
@@ -105,7 +111,7 @@ def demo(demo_dir: str, data: str | None, events: int, seed: int, config_file: s
         stages.run("sample shop", _cli("sample-data", "--events", events, "--seed", seed, made))
         shop = find_shop(made)
     date = date_of_share(shop, 0.9)
-    click.echo(f"        logs {shop.interactions}, histories of {date}")
+    click.echo(f"        logs      {near(shop.interactions)}\n        histories {date}")
     run_pipeline(stages, folder, shop, config, date)
     summary = build_summary(stages, folder, date, time.monotonic() - start)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -236,24 +242,54 @@ def build_summary(stages: Stages, folder: Path, date: str, seconds: float) -> di
 
 
 def show_summary(summary: dict[str, Any], folder: Path, date: str) -> None:
-    """The summary for people: metrics, tables, three users."""
-    click.echo(f"\nDone in {summary['seconds']:.0f} s. Test split, full catalog, 95 % intervals:\n")
+    """The summary for people: metrics, tables, three users, what to ask next."""
+    click.echo(f"\nDone in {format_seconds(summary['seconds'])}.\n")
+    say(
+        "How far up lists of ten the next purchase stands: test split, full catalog, 95 % "
+        "intervals. N@10 is 1 for the first place and less further down, H@10 is 1 anywhere on "
+        "the list.\n"
+    )
     by_run = {(row["run_id"], row["metric"]): row for row in summary["metrics"]}
     for run in ("popularity", "untrained", "contrastive", "recpo"):
         cells = []
         for metric, name in (("ndcg@10", "N@10"), ("hit_rate@10", "H@10")):
             row = by_run[run, metric]
             cells.append(f"{name} {row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]")
-        click.echo(f"  {run:<12} {'   '.join(cells)}")
-    rows = ", ".join(f"{name} {count:,}" for name, count in summary["rows"].items())
-    reasons = ", ".join(f"{name} {count:,}" for name, count in summary["finish_reasons"].items())
-    click.echo(f"\n  rows: {rows}\n  reasonings ended by: {reasons}")
-    click.echo(f"  tables {folder}/warehouse   model {folder}/model   logs {folder}/logs")
-    click.echo(f"  to look at in a browser: {folder}/report.html")
+        say("   ".join(cell.replace(" ", UNBROKEN) for cell in cells), name=run)
+    click.echo("")
+    for name in ("rows", "finish_reasons"):
+        counts = (f"{of}{UNBROKEN}{count:,}" for of, count in summary[name].items())
+        say(", ".join(counts), name="ended by" if name == "finish_reasons" else name)
+    for name in ("warehouse", "model", "logs", "report.html"):
+        say(near(folder / name), name=name.split(".")[0])
     for user in summary["users_shown"]:
         click.echo("")
         at = ("--warehouse", folder / "warehouse", "--date", date, "--top-k", 5, user)
         subprocess.run([str(part) for part in _cli("show", *at)], check=True)
+    click.echo("Ask the tables yourself:\n")
+    click.echo(f"  export R2EC_WAREHOUSE={shlex.quote(near(folder / 'warehouse'))}")
+    click.echo(f"  r2ec-cli sql catalog_coverage --param date={date}")
+
+
+def say(text: str, *, name: str = "") -> None:
+    """The text after a name, filled to the terminal's width and to 80 columns at most."""
+    indent = f"  {name:<12} " if name else ""
+    lines = textwrap.wrap(
+        text,
+        min(shutil.get_terminal_size().columns, MOST_COLUMNS),
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo("\n".join(lines).replace(UNBROKEN, " "))
+    if text.endswith("\n"):
+        click.echo("")
+
+
+def near(path: Path) -> str:
+    """The path from here, where that is below here; the whole path elsewhere."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _cli(*arguments: object) -> list[str]:

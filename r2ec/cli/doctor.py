@@ -19,3 +19,4 @@ def doctor(warehouse: str) -> None:
     missing = print_checks(all_checks(warehouse))
     if missing:
         raise NotReadyError(f"missing: {', '.join(missing)} (see above)")
+    click.echo("Nothing that is needed is missing.")

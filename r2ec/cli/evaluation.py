@@ -59,7 +59,9 @@ BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
     show_default=True,
     help="Cut-offs; may be repeated.",
 )
-@click.option("--max-users", type=click.IntRange(min=1), help="A fixed draw of so many.  [all]")
+@click.option(
+    "--max-users", type=click.IntRange(min=1), help="A fixed draw of so many.  [default: all]"
+)
 @click.option(
     "--reasoning-budget",
     type=click.IntRange(min=0),

@@ -17,6 +17,7 @@ from typing import NamedTuple, get_args
 import click
 
 from r2ec import logs
+from r2ec.cli.examples import copyable
 from r2ec.errors import R2ecError, StoppedError
 
 PREFIX = "R2EC"
@@ -118,6 +119,7 @@ def load_command(name: str) -> click.Command:
 
 def _share_options(command: click.Command, path: str) -> None:
     """Give a command, and those below it, the log options and their variables; once is enough."""
+    command.epilog = copyable(command.epilog)
     if not any(option.name == "log_format" for option in command.params):
         command.params.extend(_log_options())
     for option in command.params:
@@ -163,7 +165,7 @@ def _log_options() -> list[click.Option]:
     cls=LazyGroup,
     params=_log_options(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: r2ec-cli sample-data --events 20000 --seed 1 shop",
+    epilog=copyable("Example: r2ec-cli sample-data --events 20000 --seed 1 shop"),
 )
 @click.version_option(package_name="r2ec")
 def cli() -> None:

@@ -26,7 +26,9 @@ def set_option(example: str) -> Callable[[Command], Command]:
 @click.option("--output", required=True, metavar="DIR", help="Where the base model is written.")
 @click.option("--config", "config_file", metavar="TOML", help="Sections [init], [prompt], [model].")
 @click.option("--from", "source", metavar="DIR", help="Take this Hugging Face directory as it is.")
-@click.option("--catalog-version", metavar="DAY", help="Catalog to learn the words from.  [latest]")
+@click.option(
+    "--catalog-version", metavar="DAY", help="Catalog to learn the words from.  [default: latest]"
+)
 @set_option("init.num_layers=4")
 def init_model(
     warehouse: str,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from r2ec.cli.completion import complete_folder
 from r2ec.errors import NotReadyError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def warehouse_option(command: Command) -> Command:
         default="warehouse",
         show_default=True,
         metavar="PATH",
+        shell_complete=complete_folder,
         help="Root of the tables: a path or s3://bucket/prefix.",
     )(command)
 

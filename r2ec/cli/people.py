@@ -2,6 +2,7 @@
 
 import click
 
+from r2ec.cli.completion import complete_sql_name
 from r2ec.cli.options import date_option, existing_warehouse, warehouse_option
 
 
@@ -9,7 +10,7 @@ from r2ec.cli.options import date_option, existing_warehouse, warehouse_option
     epilog="Example: r2ec-cli sql user_recommendations --param date=2024-05-31 --param user_id=U1"
 )
 @warehouse_option
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_sql_name)
 @click.option("-q", "--query", metavar="TEXT", help="The query itself, instead of a file.")
 @click.option(
     "--param",

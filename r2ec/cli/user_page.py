@@ -34,6 +34,11 @@ WHERE date = CAST(:date AS DATE) AND user_id = :user_id AND rank <= CAST(:top_k 
 ORDER BY rank
 """
 STARS = 5
+ENDINGS = {
+    "marker": "ended at the answer marker",
+    "eos": "ended with the text",
+    "length": "cut off at its length",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +99,7 @@ def print_user_page(page: UserPage) -> None:
     out.print(Text(f"run {reason['run_id']}, model {reason['model']}", style="dim"))
     out.print(Text("\nHistory, oldest first", style="bold"))
     out.print(_history_table(page))
-    tokens = reason["reasoning_tokens"]
-    ending = f"{reason['finish_reason']}, {tokens} tokens, {reason['status']}"
+    ending = _ending(reason)
     text = screen.printable(reason["reasoning"] or reason["error"] or "") or "(nothing written)"
     out.print(
         Panel(
@@ -107,9 +111,19 @@ def print_user_page(page: UserPage) -> None:
             border_style="cyan" if reason["status"] != "error" else "red",
         )
     )
-    out.print(Text("\nRecommended", style="bold"))
+    out.print(Text("\nRecommended, best first", style="bold"))
     out.print(_recommendations_table(page))
     out.print(Padding("", 0))
+
+
+def _ending(reason: dict[str, Any]) -> str:
+    """How the reasoning ended, in words."""
+    if reason["status"] == "error":
+        return "could not be scored"
+    ending = ENDINGS.get(reason["finish_reason"], "no reasoning written")
+    tokens = reason["reasoning_tokens"]
+    told = ending if tokens is None else f"{ending}, {tokens} tokens"
+    return f"{told}, carried over from an earlier date" if reason["status"] == "carried" else told
 
 
 def _history_table(page: UserPage) -> Any:

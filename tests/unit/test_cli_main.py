@@ -1,5 +1,6 @@
 import errno
 import importlib
+import re
 import subprocess
 import sys
 import time
@@ -154,3 +155,41 @@ def explain_themselves(command, path):
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
             explain_themselves(below, f"{path} {name}")
+
+
+SECTIONS = ("init", "prompt", "model", "paths")
+
+
+def every_command():
+    """The words of each command, `k8s` and those below it too."""
+    for name in cli_main.COMMANDS:
+        yield (name,)
+        loaded = cli_main.load_command(name)
+        if isinstance(loaded, click.Group):
+            yield from ((name, below) for below in loaded.commands)
+
+
+def help_at(width, words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli_main.run([*words, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), *every_command()], ids=" ".join)
+def test_help_of_80_columns_breaks_no_option_address_or_example(words, monkeypatch, capsys):
+    narrow = help_at(80, words, monkeypatch, capsys)
+    assert max(map(len, narrow.splitlines())) <= 80
+    summaries = narrow.split("Commands:")[-1]
+    assert not any(line.endswith("...") for line in summaries.splitlines()[1:])
+    long_words = {word for word in narrow.split() if re.search(r"[/=_]|^--", word)}
+    assert long_words <= set(help_at(200, words, monkeypatch, capsys).split())
+    example = narrow.split("Example:\n")[1].replace("\\\n", " ")
+    assert example.count("\n") == 1
+    assert re.match(r"^ +(?:r2ec-cli|torchrun) \S+", example)
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+def test_defaults_in_help_are_told_in_one_way(words, monkeypatch, capsys):
+    text = " ".join(help_at(80, words, monkeypatch, capsys).split("Options:")[1].split())
+    for told in re.findall(r" \[([^\]|]+)\]", text):
+        assert re.match(r"default: |required$|x>=|0<", told) or told in SECTIONS, told

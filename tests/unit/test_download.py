@@ -372,7 +372,7 @@ def test_a_terminal_shows_a_bar_and_a_log_gets_a_line(tmp_path, monkeypatch, cap
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", "120")
         fetch(f"{server.url}/a.csv", tmp_path / "b.csv", patience=QUICK)
-    assert "700.0/700.0 kB" in terminal.getvalue()
+    assert "700.0 kB/700.0 kB" in terminal.getvalue()
 
 
 def test_what_a_part_is_of_is_written_before_its_bytes(tmp_path):

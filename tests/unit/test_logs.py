@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 
 import pytest
 
@@ -84,3 +85,22 @@ def test_progress_on_a_terminal_draws_a_bar():
     with logs.progress("users", 4, stream=screen) as advance:
         advance(4)
     assert "4/4" in screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 200])
+def test_figures_of_a_bar_are_whole_on_any_terminal(width, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    logs.configure()
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = Terminal()
+    with logs.progress("[users] of shard 3 of 16, on 2024-05-31", 62_500, stream=screen) as advance:
+        advance(31_250)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    lines = [line.rstrip() for line in re.split(r"[\r\n]", drawn)]
+    assert max(map(len, lines)) <= width
+    assert any(
+        re.search(r"\[users.* 31,250/62,500, [\d,.]+/s, \d+ s left$", line) for line in lines
+    )

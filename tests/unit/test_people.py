@@ -30,7 +30,7 @@ def test_show_prints_history_reasoning_and_list_within_80_columns(root, capsys):
     assert "yesterday" in history
     assert "★★★★★" in history
     assert "ann likes music" in reasoning
-    assert "marker, 14 tokens, ok" in reasoning
+    assert "ended at the answer marker, 14 tokens ─╯" in reasoning
     titles = [ITEMS[index][1] for index in (1, 3, 5)]
     places = [recommended.index(title) for title in titles]
     assert places == sorted(places)

@@ -8,7 +8,7 @@ import pytest
 from r2ec import schemas, sql_files
 from r2ec.errors import UsageError
 from r2ec.storage import Warehouse
-from r2ec.warehouse_views import open_views, partition_fields, run_query
+from r2ec.warehouse_views import open_views, partition_fields, run_query, with_views
 from tests.factories.warehouse import FIRST_DATE, RUNS, SECOND_DATE, make_warehouse
 
 
@@ -127,6 +127,65 @@ def test_filters_reach_the_files(warehouse, views):
     assert "Filters" in plan
     assert "date" in plan
     assert "user_id" in plan
+
+
+class ListedWarehouse(Warehouse):
+    """Tells in `LISTED` which folders were listed for their files."""
+
+    def list_files(self, *parts, suffix=".parquet"):
+        LISTED.append("/".join(parts))
+        return super().list_files(*parts, suffix=suffix)
+
+
+LISTED = []
+
+
+@pytest.mark.parametrize(
+    ("query", "folders"),
+    [
+        ("SELECT 1", set()),
+        ("SELECT * FROM runs", set()),
+        ("SELECT * FROM reasoning", {("reasoning", day) for day in RUNS}),
+        (
+            f"SELECT * FROM recommendations WHERE date = '{FIRST_DATE}' AND rank = 1",
+            {("recommendations", FIRST_DATE)},
+        ),
+        (
+            f"SELECT * FROM recommendations WHERE date IN ('{FIRST_DATE}', '2020-01-01') OR false",
+            {("recommendations", FIRST_DATE)},
+        ),
+        ("SELECT * FROM reasoning WHERE date < '2020-01-01'", set()),
+        ("SELECT * FROM catalog WHERE version = '2024-05-01'", {("catalog", "2024-05-01")}),
+    ],
+    ids=str,
+)
+def test_only_partitions_that_a_query_asks_for_are_listed(warehouse, query, folders):
+    with open_views(ListedWarehouse(warehouse.root)) as views:
+        LISTED.clear()
+        ask(views, query)
+    listed = {path for path in LISTED if not path.startswith("runs")}
+    assert {(path.split("/")[0], path.split("=")[1].split("/")[0]) for path in listed} == folders
+
+
+def test_a_date_published_anew_between_opening_and_asking_is_read_again(tmp_path):
+    warehouse = make_warehouse(tmp_path)
+    asked = sql_files.parse_sql("-q", "-q", "SELECT DISTINCT user_id, run_id FROM recommendations")
+    new, seen = f"{SECOND_DATE}-ffffffffffff", []
+
+    def ask_late(views):
+        if not seen:
+            row = warehouse.read_table(schemas.RUNS, date=SECOND_DATE).to_pylist()[0]
+            rows = pa.Table.from_pylist([row | {"run_id": new}], schema=schemas.RUNS.schema)
+            warehouse.write_parquet(rows, "runs", f"date={SECOND_DATE}", "run.parquet")
+            warehouse.remove_dir(
+                "recommendations", f"date={SECOND_DATE}", f"run_id={RUNS[SECOND_DATE]}"
+            )
+        seen.append(True)
+        return run_query(views, asked, {})
+
+    rows = with_views(warehouse, ask_late).to_pylist()
+    assert len(seen) == 2
+    assert {row["run_id"] for row in rows} == {RUNS[FIRST_DATE], new}
 
 
 DUCKDB_TYPES = {
