@@ -167,16 +167,31 @@ def _check_published(ctx: click.Context) -> None:
             raise click.UsageError(f"{option.opts[0]} has no effect with --date")
 
 
+def _within_lists(ks: tuple[int, ...], length: int, date: str) -> tuple[int, ...]:
+    """The cut-offs that the lists reach; raises `UsageError` where none is left, or one given
+    by hand is beyond."""
+    source = click.get_current_context().get_parameter_source("ks")
+    within = tuple(k for k in ks if k <= length)
+    if not within or (within != ks and source is not ParameterSource.DEFAULT):
+        beyond = min(k for k in ks if k > length)
+        raise UsageError(
+            f"--k {beyond}: the lists of {date} have at most {length} items; give cut-offs up to"
+            f" {length}, or score with a greater --top-k"
+        )
+    return within
+
+
 def _evaluate_published(
     warehouse: str, date: str, days: int, ks: tuple[int, ...], name: str | None, output: str
 ) -> None:
     from r2ec import schemas
-    from r2ec.infer.evaluate import published_ranks
+    from r2ec.infer.evaluate import published_list_length, published_ranks
     from r2ec.metric_rows import record_metrics
     from r2ec.storage import Warehouse
 
     place = Warehouse(warehouse)
     ranks = published_ranks(place, date, days=days)
+    ks = _within_lists(ks, published_list_length(place, date), date)
     run_id = name or f"published-{date}-within-{days}-days"
     _check_name(run_id)
     model = place.read_table(schemas.RUNS, date=date)["model"][0].as_py()

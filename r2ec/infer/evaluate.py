@@ -91,6 +91,13 @@ def published_ranks(warehouse: Warehouse, date: str, *, days: int = 7) -> NDArra
     return ranks_B
 
 
+def published_list_length(warehouse: Warehouse, date: str) -> int:
+    """Items of the longest list of a published date, 0 where there is none."""
+    query = "SELECT max(rank) FROM v_recommendations WHERE date = $date"
+    rows = with_views(warehouse, lambda views: views.execute(query, {"date": date}).fetchall())
+    return int(rows[0][0] or 0)
+
+
 def untrained_ranks(
     warehouse: Warehouse,
     model_dir: str,

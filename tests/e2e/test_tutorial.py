@@ -63,7 +63,7 @@ def test_what_the_model_writes_stands_where_the_page_has_it(outputs: list[str]) 
     ]
     lines = [line for line in block.splitlines() if line.strip()]
     fixed = [lines[0], lines[3], lines[4]]
-    assert fixed[1] == "Recommended"
+    assert fixed[1] == "Recommended, best first"
     assert first_not_found(fixed, output) is None, output
 
 

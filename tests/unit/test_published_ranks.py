@@ -62,6 +62,15 @@ def test_evaluate_of_a_date_tells_and_records_what_the_ranks_make(warehouse, cap
     assert {row["metric"]: row["value"] for row in rows} == values
 
 
+def test_cut_offs_beyond_the_lists_are_left_out_or_refused(warehouse, capsys):
+    assert evaluate(warehouse, "--format", "json") == 2
+    assert "have at most 3 items; give cut-offs up to 3" in capsys.readouterr().err
+    assert evaluate(warehouse, "--k", 3, "--k", 4) == 2
+    assert "--k 4: the lists of" in capsys.readouterr().err
+    assert evaluate(warehouse, "--k", 3) == 0
+    assert "hit_rate@3" in capsys.readouterr().out
+
+
 def test_options_of_a_model_have_no_place_beside_a_date(warehouse, capsys):
     for options in (("--split", "valid"), ("--reasoning-budget", 3), ("--max-users", 2)):
         assert evaluate(warehouse, *options) == 2
