@@ -18,14 +18,16 @@ def record_metrics(
     model: str,
     split: str,
     ranks: NDArray[np.int64],
+    users: Sequence[str] | None = None,
     ks: Sequence[int],
     seed: int = 0,
 ) -> list[MetricValue]:
     """Summarise 1-based `ranks` [B] and put them into `metrics`; returns what was put there.
 
-    Rows of the same `run_id` and `split` are replaced. Raises `ValueError` as `metrics.summarise`.
+    `users` [B] says whose sequence each is of; without it each is of a user of its own. Rows of the
+    same `run_id` and `split` are replaced. Raises `ValueError` as `metrics.summarise`.
     """
-    values = summarise(ranks, ks=ks, seed=seed)
+    values = summarise(ranks, users=users, ks=ks, seed=seed)
     rows = pa.Table.from_pylist(
         [
             {

@@ -60,7 +60,9 @@ BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
     help="Cut-offs; may be repeated.",
 )
 @click.option(
-    "--max-users", type=click.IntRange(min=1), help="A fixed draw of so many.  [default: all]"
+    "--max-users",
+    type=click.IntRange(min=1),
+    help="A fixed draw of so many sequences.  [default: all]",
 )
 @click.option(
     "--reasoning-budget",
@@ -155,7 +157,10 @@ def evaluate(
     _check_name(run_id)
     if ranks_file is not None:
         save_ranks(ranks_file, examples, ranks)
-    values = record_metrics(place, run_id=run_id, model=model, split=split, ranks=ranks, ks=ks)
+    users = [example.history.user_id for example in examples]
+    values = record_metrics(
+        place, run_id=run_id, model=model, split=split, ranks=ranks, users=users, ks=ks
+    )
     _print(run_id, split, values, output)
 
 
@@ -210,11 +215,14 @@ def _print(run_id: str, split: str, values: "list[MetricValue]", output: str) ->
             {"metric": v.metric, "value": v.value, "ci_low": v.ci_low, "ci_high": v.ci_high}
             for v in values
         ]
-        users = values[0].users
-        click.echo(json.dumps({"run_id": run_id, "split": split, "users": users, "metrics": rows}))
+        counts = {"users": values[0].users, "sequences": values[0].sequences}
+        click.echo(json.dumps({"run_id": run_id, "split": split, **counts, "metrics": rows}))
         return
     what = "purchases that came later" if split == "later" else split
-    click.echo(f"{run_id} on {what}, {values[0].users:,} users")
+    of_users = f"{values[0].users:,} users"
+    if values[0].sequences != values[0].users:
+        of_users = f"{values[0].sequences:,} sequences of {of_users}"
+    click.echo(f"{run_id} on {what}, {of_users}")
     for value in values:
         click.echo(
             f"  {value.metric:<12} {value.value:.4f}   {value.ci_low:.4f} … {value.ci_high:.4f}"

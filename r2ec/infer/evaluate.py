@@ -33,7 +33,7 @@ NOT_LISTED = 2**31 - 1
 def evaluation_examples(
     warehouse: Warehouse, split: str, max_users: int | None = None
 ) -> list[Example]:
-    """The rows of a split (`train`, `valid`, `test`), or a fixed draw of `max_users` of them.
+    """The sequences of a split (`train`, `valid`, `test`), or a fixed draw of `max_users` of them.
 
     Raises `NotReadyError` if the split is not there or empty.
     """

@@ -51,6 +51,7 @@ def evaluate_delivered(config: TrainConfig, world: World, catalog: Catalog) -> N
             model=fingerprint,
             split=split,
             ranks=whole,
+            users=[example.history.user_id for example in examples],
             ks=CUT_OFFS,
         )
         named = {value.metric: value for value in values}
@@ -59,7 +60,10 @@ def evaluate_delivered(config: TrainConfig, world: World, catalog: Catalog) -> N
             f" {named[metric].ci_high:.4f}]"
             for name, metric in (("N@10", "ndcg@10"), ("H@10", "hit_rate@10"))
         )
-        _LOG.info("%s, once at the end: %s (%d sequences)", split, told, len(whole))
+        num_users = named["ndcg@10"].users
+        _LOG.info(
+            "%s, once at the end: %s (%d sequences of %d users)", split, told, len(whole), num_users
+        )
 
 
 def _greedy_ranks(

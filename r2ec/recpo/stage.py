@@ -199,7 +199,7 @@ def _judge(
         engine.world.barrier()
     if engine.world.is_first:
         _LOG.info(
-            "%s step %d: valid N@10 %.4f, H@10 %.4f (%d users; best %.4f at step %d)",
+            "%s step %d: valid N@10 %.4f, H@10 %.4f (%d sequences; best %.4f at step %d)",
             plan.name,
             state.step,
             value,

@@ -36,14 +36,23 @@ class Line:
     lowest_seed: float
     highest_seed: float
     seeds: int
+    sequences: int
     users: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequences:
+    """What the ranks of a split are of, by ascending id."""
+
+    ids: list[int]
+    users: list[str] | None
 
 
 def build_table(study: StudyConfig, runs: Sequence[Run]) -> list[Line]:
     """Lines of all finished runs, in the order of the study's rows; splits and metrics within."""
     lines: list[Line] = []
     first: dict[tuple[str, str], NDArray[np.float64]] = {}
-    order: dict[str, list[int]] = {}
+    order: dict[str, _Sequences] = {}
     for row in study.rows:
         finished = [run for run in runs if run.row.name == row.name and run.is_done]
         if not finished:
@@ -55,7 +64,8 @@ def build_table(study: StudyConfig, runs: Sequence[Run]) -> list[Line]:
                 for metric, k in [("hit_rate", k) for k in study.ks] + [("ndcg", 10)]:
                     of_rank = hit_rate_at_k if metric == "hit_rate" else ndcg_at_k
                     values = np.stack([of_rank(one, k) for one in ranks])
-                    line = _line(name, split, f"{metric}@{k}", values, first)
+                    users = order[split].users
+                    line = _line(name, split, f"{metric}@{k}", values, users, first)
                     lines.append(line)
     return lines
 
@@ -64,38 +74,43 @@ def _line(
     row: str,
     split: str,
     metric: str,
-    values_SU: NDArray[np.float64],
+    values_SB: NDArray[np.float64],
+    users: list[str] | None,
     first: dict[tuple[str, str], NDArray[np.float64]],
 ) -> Line:
-    """One line from the values of S seeds and U users; keeps those of the first row."""
-    low, high = interval(values_SU)
+    """One line from the values of S seeds and B sequences; keeps those of the first row."""
+    low, high = interval(values_SB, users)
     difference: tuple[float | None, ...] = (None, None, None)
     if (split, metric) in first:
-        difference = paired_difference(values_SU, first[split, metric])
+        difference = paired_difference(values_SB, first[split, metric], users)
     else:
-        first[split, metric] = values_SU
+        first[split, metric] = values_SB
     return Line(
         row=row,
         split=split,
         metric=metric,
-        value=float(values_SU.mean()),
+        value=float(values_SB.mean()),
         ci_low=low,
         ci_high=high,
         difference=difference[0],
         difference_low=difference[1],
         difference_high=difference[2],
-        lowest_seed=float(values_SU.mean(axis=1).min()),
-        highest_seed=float(values_SU.mean(axis=1).max()),
-        seeds=len(values_SU),
-        users=values_SU.shape[1],
+        lowest_seed=float(values_SB.mean(axis=1).min()),
+        highest_seed=float(values_SB.mean(axis=1).max()),
+        seeds=len(values_SB),
+        sequences=values_SB.shape[1],
+        users=values_SB.shape[1] if users is None else len(set(users)),
     )
 
 
-def _ranks(file: Path, order: dict[str, list[int]], split: str) -> NDArray[np.int64]:
+def _ranks(file: Path, order: dict[str, _Sequences], split: str) -> NDArray[np.int64]:
     """Ranks in order of `sequence_id`, which must be the same in all files of a split."""
-    table = pq.read_table(file, columns=["sequence_id", "rank"]).sort_by("sequence_id")
-    found = table["sequence_id"].to_pylist()
-    if order.setdefault(split, found) != found:
+    table = pq.read_table(file).sort_by("sequence_id")
+    found = _Sequences(
+        ids=table["sequence_id"].to_pylist(),
+        users=table["user_id"].to_pylist() if "user_id" in table.column_names else None,
+    )
+    if order.setdefault(split, found).ids != found.ids:
         raise R2ecError(
             f"{file} ranks other sequences than the first row: the warehouse changed between the"
             " runs. Run the study anew in another --output"
@@ -117,8 +132,10 @@ def markdown(lines: Sequence[Line], study: StudyConfig) -> str:
     for split in study.splits:
         here = [line for line in lines if line.split == split]
         metrics = list(dict.fromkeys(line.metric for line in here))
-        users = max((line.users for line in here), default=0)
-        text += [f"## {split}, {users:,} sequences", ""]
+        sequences, users = (
+            max((getattr(line, of) for line in here), default=0) for of in ("sequences", "users")
+        )
+        text += [f"## {split}, {sequences:,} sequences of {users:,} users", ""]
         head = ["row", *metrics, f"{metrics[-1]} against the first row" if metrics else "", "seeds"]
         text += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for row in dict.fromkeys(line.row for line in here):

@@ -58,6 +58,30 @@ def test_an_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     assert 0.85 < covered / 300 < 0.94
 
 
+def test_an_interval_of_repeated_users_is_that_of_the_users() -> None:
+    per_user = np.random.default_rng(4).random(60)
+    repeated, users = np.repeat(per_user, 20), np.repeat([f"u{n:02}" for n in range(60)], 20)
+    assert bootstrap_interval(repeated, users=users, seed=7) == pytest.approx(
+        bootstrap_interval(per_user, seed=7)
+    )
+    low, high = bootstrap_interval(repeated, seed=7)
+    assert high - low < 0.3 * np.subtract(*bootstrap_interval(per_user, seed=7)[::-1])
+
+
+def test_an_interval_over_users_covers_the_mean_where_some_have_many_sequences() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(300):
+        counts = generator.integers(1, 12, size=60)
+        values = np.repeat(generator.random(60), counts) + 0.1 * generator.standard_normal(
+            counts.sum()
+        )
+        users = np.repeat(np.arange(60).astype(str), counts)
+        low, high = bootstrap_interval(values, users=users, seed=seed, num_samples=400, level=0.9)
+        covered += low <= 0.5 <= high
+    assert 0.84 < covered / 300 < 0.95
+
+
 def test_the_draws_do_not_depend_on_how_many_are_made_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,10 +102,11 @@ def test_a_paired_difference_sees_what_separate_intervals_do_not() -> None:
 
 
 def test_a_summary_has_both_metrics_at_each_cutoff() -> None:
-    rows = summarise(np.array([1, 6, 50]), ks=(5, 10), seed=1)
+    rows = summarise(np.array([1, 6, 50]), users=["b", "a", "b"], ks=(5, 10), seed=1)
     assert [row.metric for row in rows] == ["hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10"]
     assert [round(row.value, 4) for row in rows] == [0.3333, 0.6667, 0.3333, 0.4521]
-    assert all(row.ci_low <= row.value <= row.ci_high and row.users == 3 for row in rows)
+    assert all(row.ci_low <= row.value <= row.ci_high for row in rows)
+    assert {(row.users, row.sequences) for row in rows} == {(2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,9 @@ def test_values_that_would_poison_a_mean_are_refused() -> None:
     for values in ([], [float("nan")], [float("inf"), 1.0]):
         with pytest.raises(ValueError):
             bootstrap_interval(np.array(values), seed=0)
-    with pytest.raises(ValueError, match="3 users and b 2"):
+    with pytest.raises(ValueError, match="2 users for 3 values"):
+        bootstrap_interval(np.ones(3), users=["a", "b"], seed=0)
+    with pytest.raises(ValueError, match="3 values and b 2"):
         paired_bootstrap_difference(np.ones(3), np.ones(2), seed=0)
     with pytest.raises(ValueError, match=r"level=1\.0"):
         bootstrap_interval(np.ones(3), seed=0, level=1.0)

@@ -134,6 +134,8 @@ def test_intervals_hold_users_and_seeds_and_pairs_are_narrower() -> None:
     assert (low, high) == pytest.approx(bootstrap_interval(hard, seed=5), abs=0.005)
     value, low, high = paired_difference(same + 0.1, same)
     assert (value, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    users = np.repeat([f"u{n:03}" for n in range(400)], 10)
+    assert interval(np.repeat(same, 10, axis=1), users) == pytest.approx(interval(same))
     spread = np.stack([hard, hard + 1])
     assert np.subtract(*interval(spread)[::-1]) > 0.8
     with pytest.raises(ValueError, match="cannot be paired"):
