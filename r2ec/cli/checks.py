@@ -147,7 +147,7 @@ def check_warehouse(root: str) -> Iterator[Check]:
             name="tables",
             status="ok" if versions else "note",
             found=f"catalog {versions[-1] if versions else 'none'}, "
-            f"{len(published)} published dates{f', last {published[-1]}' if published else ''}",
+            f"published dates: {len(published)}{f', last {published[-1]}' if published else ''}",
             remedy="" if versions else "spark-submit jobs/build_catalog.py makes the catalog",
         )
     except (R2ecError, OSError) as error:

@@ -124,8 +124,9 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
             "sequences train/valid/test": "/".join(
                 str(num_rows["sequences", f"split={split}"]) for split in SPLITS
             ),
-            "train until": f"{_moment(cuts.train_until):%Y-%m-%dT%H:%M:%SZ}",
-            "valid until": f"{_moment(cuts.valid_until):%Y-%m-%dT%H:%M:%SZ}",
+            "last event": _iso(counts.last_time),
+            "train until": _iso(cuts.train_until),
+            "valid until": _iso(cuts.valid_until),
             "histories": "/".join(str(num_rows["histories", f"date={day}"]) for day in dates),
             "bytes in": sum(file.num_bytes for file in files),
             "bytes written": num_written,
@@ -217,5 +218,8 @@ def _check_rows(num_rows: dict[Place, int], dates: tuple[date, ...], targets: Ta
     )
 
 
-def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1e6, UTC)
+def _iso(micros: int | None) -> str:
+    """Whole seconds of a time in microseconds since 1970, UTC."""
+    if micros is None:
+        return "none"
+    return f"{datetime.fromtimestamp(micros / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"

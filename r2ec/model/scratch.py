@@ -5,6 +5,7 @@ shop and the form of a reasoning (words about the items seen, then the answer ma
 catalog's text alone, never an interaction.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from r2ec.config import InitConfig, PromptConfig
 from r2ec.errors import UsageError
@@ -216,6 +218,11 @@ def make_base_model(
     model = DualHeadModel(build_scratch_model(config, tokenizer), temperature=1.0)
     loss = warm_up(model, encoder, catalog, config, report)
     causal_lm: Any = model.causal_lm
+    # Saving imports DeepSpeed where it is installed, which warns of a machine without a GPU.
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
+    transformers_logging.disable_progress_bar()
     causal_lm.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return loss

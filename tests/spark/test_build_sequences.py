@@ -124,6 +124,8 @@ def test_every_row_in_is_kept_or_accounted_for(spark, shop, warehouse):
     assert summary.num_rejected == reasons
     for figure in (f"rows in {summary.rows_in}", f"kept {len(core)}", "quarantined 4", "users "):
         assert figure in summary.line()
+    last = datetime.fromtimestamp(max(int(row[3]) for row in inside) // 1000, UTC)
+    assert summary.figures["last event"] == f"{last:%Y-%m-%dT%H:%M:%SZ}"
     day = summary.target.removeprefix("histories ")
     quarantine = read_rows(warehouse, "quarantine", "job=build_sequences", f"date={day}")
     assert [row["line"] for row in quarantine] == [",".join(row) for row in DIRT]

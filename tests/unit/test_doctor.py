@@ -70,7 +70,7 @@ def test_warehouse_tells_what_is_in_it(tmp_path):
     root = make_warehouse(tmp_path / "warehouse").path()
     found = {check.name: check for check in checks.check_warehouse(root)}
     assert found["writable"].status == "ok"
-    assert found["tables"].found == "catalog 2024-05-31, 2 published dates, last 2024-05-31"
+    assert found["tables"].found == "catalog 2024-05-31, published dates: 2, last 2024-05-31"
 
 
 def test_a_warehouse_that_is_not_there_yet_is_no_fault(tmp_path):
