@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2ec import sql_files
 from r2ec.cli import screen
+from r2ec.endings import told_ending
 from r2ec.errors import NotReadyError
 from r2ec.storage import Warehouse
 from r2ec.warehouse_views import run_query, with_views
@@ -34,11 +35,6 @@ WHERE date = CAST(:date AS DATE) AND user_id = :user_id AND rank <= CAST(:top_k 
 ORDER BY rank
 """
 STARS = 5
-ENDINGS = {
-    "marker": "ended at the answer marker",
-    "eos": "ended with the text",
-    "length": "cut off at its length",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +95,7 @@ def print_user_page(page: UserPage) -> None:
     out.print(Text(f"run {reason['run_id']}, model {reason['model']}", style="dim"))
     out.print(Text("\nHistory, oldest first", style="bold"))
     out.print(_history_table(page))
-    ending = _ending(reason)
+    ending = told_ending(reason["finish_reason"], reason["reasoning_tokens"], reason["status"])
     text = screen.printable(reason["reasoning"] or reason["error"] or "") or "(nothing written)"
     out.print(
         Panel(
@@ -114,16 +110,6 @@ def print_user_page(page: UserPage) -> None:
     out.print(Text("\nRecommended, best first", style="bold"))
     out.print(_recommendations_table(page))
     out.print(Padding("", 0))
-
-
-def _ending(reason: dict[str, Any]) -> str:
-    """How the reasoning ended, in words."""
-    if reason["status"] == "error":
-        return "could not be scored"
-    ending = ENDINGS.get(reason["finish_reason"], "no reasoning written")
-    tokens = reason["reasoning_tokens"]
-    told = ending if tokens is None else f"{ending}, {tokens} tokens"
-    return f"{told}, carried over from an earlier date" if reason["status"] == "carried" else told
 
 
 def _history_table(page: UserPage) -> Any:

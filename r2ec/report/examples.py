@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from r2ec.endings import told_ending
 from r2ec.errors import NotReadyError
 from r2ec.report.marks import common_words, mark_names
 
@@ -147,8 +148,9 @@ def _example(
             for row in history
         ],
         "reasoning": mark_names(reason["reasoning"] or "", titles, common),
-        "ending": reason["finish_reason"],
-        "tokens": reason["reasoning_tokens"],
+        "ending": told_ending(
+            reason["finish_reason"], reason["reasoning_tokens"], reason["status"]
+        ),
         "status": reason["status"],
         "error": reason["error"],
         "list": [

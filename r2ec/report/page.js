@@ -79,13 +79,13 @@
         make("td", { class: "n" }, row.time, make("small", {}, row.age)), number(stars(row.rating)), item(row),
       ])));
     if (user.status !== "error") {
-      const ending = `${text(user.ending) || "no ending"}, ${text(user.tokens)} tokens, ${user.status}`;
-      parts.push(make("h4", {}, "Reasoning"), reasoning(user),
-        make("p", { class: "quiet" }, `${ending}. Marked: words that name items of the list, with their ranks.`));
-      parts.push(make("h4", {}, "Recommended"), table("Recommended", ["#", "Score", "Item", "Price"],
-        user.list.map((row) => [
-          number(row.rank), number(row.score.toFixed(3)), item(row), number(row.price === null ? "" : row.price.toFixed(2)),
-        ])));
+      const isMarked = user.reasoning.some(([, ranks]) => ranks.length);
+      const marked = isMarked ? " Marked: words that name items of the list, with their ranks." : "";
+      parts.push(make("h4", {}, "Reasoning"), reasoning(user), make("p", { class: "quiet" }, `${user.ending[0].toUpperCase()}${user.ending.slice(1)}.${marked}`));
+      const hasPrice = user.list.some((row) => row.price !== null);
+      const price = (row) => hasPrice ? [number(row.price === null ? "" : row.price.toFixed(2))] : [];
+      parts.push(make("h4", {}, "Recommended"), table("Recommended", ["#", "Score", "Item", ...hasPrice ? ["Price"] : []],
+        user.list.map((row) => [number(row.rank), number(row.score.toFixed(3)), item(row), ...price(row)])));
     }
     parts.push(make("h4", {}, "Bought later"));
     if (user.later.length) {
