@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from r2ec.cli.demo import near, show_summary
+from r2ec.cli.demo_summary import near, show_summary
 from r2ec.cli.waiting import last_line, wait_for
 
 SUMMARY = {
