@@ -23,6 +23,24 @@ def write_row_counts(warehouse: Warehouse, *parts: str) -> int:
     return sum(counts.values())
 
 
+def change_row_counts(warehouse: Warehouse, folder: str, rows: dict[str, tuple[int, int]]) -> None:
+    """Lower the numbers of the files named: from how many rows to how many.
+
+    A file that has another number of rows than it was written with keeps it, and still shows; so
+    does one whose number was lowered before.
+    """
+    try:
+        counts = json.loads(warehouse.read_file(folder, COUNTS_NAME))
+    except FileNotFoundError:
+        return
+    lowered = counts | {
+        name: after for name, (before, after) in rows.items() if counts.get(name) == before
+    }
+    if lowered != counts:
+        data = json.dumps(lowered, indent=1).encode()
+        warehouse.replace_file(data, folder, COUNTS_NAME)
+
+
 def check_row_counts(warehouse: Warehouse) -> list[str]:
     """What is not as it was written, a line each; partitions without counts are not looked at."""
     return [

@@ -12,8 +12,10 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import IO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -196,6 +198,18 @@ class Warehouse:
                         ) from error
                     yield rows
 
+    def all_files(self, *parts: str) -> list[str]:
+        """Sorted paths, relative to the root, of all files under `parts`: those that readers may
+        not see too."""
+        top = "/".join(parts)
+        return sorted(f"{top}/{name}" if top else name for name in self._walk(*parts))
+
+    def subfolders(self, *parts: str) -> list[str]:
+        """Sorted names of the folders in a folder, which need not be there."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def count_rows(self, *parts: str) -> int:
         """Rows of one Parquet file, from its footer."""
         with self.filesystem.open_input_file(self.path(*parts)) as stream:
@@ -229,6 +243,34 @@ class Warehouse:
             if os.path.exists(temporary):
                 os.remove(temporary)
         _sync_folder(folder)
+
+    @contextmanager
+    def replacing(self, *parts: str) -> Iterator[IO[bytes]]:
+        """A stream whose bytes become the file in place of the one that was there, at its end.
+
+        After an error the file that was there stays. A process that is killed leaves a hidden
+        file `.….tmp` beside it at most.
+        """
+        path = self.path(*parts)
+        folder, name = path.rsplit("/", 1)
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            if self.is_s3:
+                with self.filesystem.open_output_stream(temporary) as stream:
+                    yield stream
+                self.filesystem.copy_file(temporary, path)
+            else:
+                with open(temporary, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                _sync_folder(folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), path) from error
+        finally:
+            if self._there(temporary):
+                self.filesystem.delete_file(temporary)
 
     def write_parquet(self, rows: pa.Table, *parts: str) -> FilePart:
         """Write one Parquet file (zstd) as `replace_file` does; equal rows give equal bytes."""

@@ -69,6 +69,9 @@ COMMANDS: dict[str, LazyCommand] = {
         "r2ec.cli.reporting:report", "A published date as one HTML page: curves, metrics, users."
     ),
     "audit": LazyCommand("r2ec.cli.audit:audit", "Run the audits: queries that must find nothing."),
+    "forget": LazyCommand(
+        "r2ec.cli.forgetting:forget", "Delete all rows of some users from the warehouse."
+    ),
     "demo": LazyCommand("r2ec.cli.demo:demo", "The whole pipeline on a sample shop or real logs."),
     "k8s": LazyCommand("r2ec.cli.cluster:k8s", "Train, score and publish as Jobs on Kubernetes."),
     "doctor": LazyCommand(

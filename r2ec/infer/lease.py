@@ -73,12 +73,12 @@ class Lease:
     ) -> None:
         self._stopped.set()
         self._thread.join()
-        holder = self._holder()
+        holder = self.holder()
         if holder is not None and holder.token == self._token:
             self._warehouse.remove_file(*self._path)
 
     def _refuse_if_held(self) -> None:
-        holder = self._holder()
+        holder = self.holder()
         if holder is None or holder.token == self._token or not holder.is_alive():
             return
         age = max(0.0, time.time() - holder.heartbeat)
@@ -87,7 +87,8 @@ class Lease:
             f"wait for it, or end it and try again {STALE_SECONDS:.0f} s later"
         )
 
-    def _holder(self) -> Holder | None:
+    def holder(self) -> Holder | None:
+        """Who holds it now, dead or alive."""
         try:
             return Holder(**json.loads(self._warehouse.read_file(*self._path)))
         except FileNotFoundError:
@@ -103,10 +104,21 @@ class Lease:
 
     def _keep_alive(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
-            holder = self._holder()
+            holder = self.holder()
             if holder is not None and holder.token != self._token:
                 return  # taken over while this process stood still; both may go on
             self._beat()
+
+
+def live_leases(warehouse: Warehouse, prefix: str) -> list[tuple[str, Holder]]:
+    """Names of the leases that begin so and whose holders may still be at work, with these."""
+    found = []
+    for path in warehouse.list_files("_staging", "leases", suffix=".json"):
+        name = path.rsplit("/", 1)[-1].removesuffix(".json")
+        holder = Lease(warehouse, name, what="").holder() if name.startswith(prefix) else None
+        if holder is not None and holder.is_alive():
+            found.append((name, holder))
+    return found
 
 
 def _process_exists(pid: int) -> bool:
