@@ -27,8 +27,13 @@ class Command:
 
 def console_commands(page: Path) -> list[Command]:
     """The commands of a page's console blocks, in order."""
+    return commands_of(page.read_text("utf-8"))
+
+
+def commands_of(text: str) -> list[Command]:
+    """The commands of the console blocks of a part of a page, in order."""
     commands: list[Command] = []
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S):
         for line in block.splitlines():
             if line.startswith("$ "):
                 commands.append(Command(line[2:]))
