@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Scores that are held at once: what stays in a CPU's cache, what keeps a GPU busy.
-_SCORES_ON_CPU = 1 << 23
+# Scores that are held at once: what stays in a CPU's cache until it is looked at, what keeps a GPU
+# busy. Of many users so many go at once that the rows of a block are read once for them.
+_SCORES_ON_CPU = 1 << 20
 _SCORES_ON_DEVICE = 1 << 27
+_USERS_AT_ONCE = 1024
 # Elements of pairs that are multiplied at once, in float64.
 _EXACT_ON_CPU = 1 << 15
 _EXACT_ON_DEVICE = 1 << 24
@@ -40,20 +42,21 @@ def iter_cosine_blocks(
     user_states_BH: Tensor,
     item_embeddings_IH: Tensor,
     *,
-    block_items: int,
+    block_items: int | None = None,
     masked: tuple[Tensor, Tensor] | None = None,
     allowed_I: Tensor | None = None,
 ) -> Iterator[CosineBlock]:
     """All cosines, a block of items and of users at a time; masked ones are -inf.
 
-    `masked` holds pairs (user [P], item [P]) sorted by item. A block is overwritten by the next
-    one. The item rows may lie on another device than the users, such as a memory map on the CPU.
+    `masked` holds pairs (user [P], item [P]) sorted by item. Without `block_items` a block has as
+    many items as its scores leave room for. A block is overwritten by the next one. The item rows
+    may lie on another device than the users, such as a memory map on the CPU.
     Raises `ValueError` where an item's row is not finite.
     """
     num_users, num_items = user_states_BH.shape[0], item_embeddings_IH.shape[0]
     users_BH, device = _unit_rows(user_states_BH), user_states_BH.device
     at_once = _SCORES_ON_CPU if device.type == "cpu" else _SCORES_ON_DEVICE
-    block_items = min(block_items, num_items)
+    block_items = min(num_items, block_items or at_once // max(1, min(num_users, _USERS_AT_ONCE)))
     block_users = max(1, min(num_users, at_once // max(1, block_items)))
     buffer = users_BH.new_empty(block_users * block_items)
     masked_items = None if masked is None else masked[1].cpu()
@@ -62,6 +65,9 @@ def iter_cosine_blocks(
         length_n = rows_nH.norm(dim=1)
         _require_finite(length_n, "item", first_item)
         scale_n = length_n.clamp(min=_SMALLEST_NORM).reciprocal()
+        scale_first = num_users > rows_nH.shape[1]  # the rows are less than the cosines
+        if scale_first:
+            rows_nH = rows_nH * scale_n[:, None]
         if allowed_I is not None:
             barred_n = ~allowed_I[first_item : first_item + block_items].to(device)
         if masked is not None and masked_items is not None:
@@ -74,7 +80,8 @@ def iter_cosine_blocks(
             cosines = buffer[: shape[0] * shape[1]].view(shape)
             with _full_float32(device):
                 torch.mm(states_bH, rows_nH.T, out=cosines)
-            cosines.mul_(scale_n)
+            if not scale_first:
+                cosines.mul_(scale_n)
             if allowed_I is not None:
                 cosines.masked_fill_(barred_n, -torch.inf)
             if masked is not None:

@@ -25,8 +25,6 @@ from r2ec.retrieval.cosine import (
 )
 from r2ec.retrieval.shortlist import Candidates, Shortlist
 
-BLOCK_ITEMS = 8192  # with as many users as fit, what a matrix product takes best
-
 
 @torch.no_grad()
 def top_k(
@@ -37,7 +35,7 @@ def top_k(
     temperature: float,
     seen: Sequence[Sequence[int]] | None = None,
     allowed_I: Tensor | None = None,
-    block_items: int = BLOCK_ITEMS,
+    block_items: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k best items of each user: scores [B, K] float32 and item_index [B, K] int64.
 
@@ -104,7 +102,7 @@ def target_ranks(
     temperature: float,
     seen: Sequence[Sequence[int]] | None = None,
     ties: Literal["worst", "index"] = "index",
-    block_items: int = BLOCK_ITEMS,
+    block_items: int | None = None,
 ) -> Tensor:
     """1-based rank [B] int64 of each user's target, by counting the items that score better.
 
@@ -155,7 +153,7 @@ def target_softmax(
     target_index_B: Tensor,
     *,
     temperature: float,
-    block_items: int = BLOCK_ITEMS,
+    block_items: int | None = None,
 ) -> Tensor:
     """Softmax over the whole catalog of the scores, at the target: R_c [B] float32.
 
@@ -243,8 +241,8 @@ def _checked_targets(target_index_B: Tensor, num_users: int, num_items: int) -> 
     return target_index_B.long()
 
 
-def _require_settings(k: int, temperature: float, block_items: int) -> None:
-    if k < 1 or block_items < 1:
+def _require_settings(k: int, temperature: float, block_items: int | None) -> None:
+    if k < 1 or (block_items is not None and block_items < 1):
         raise ValueError(f"k={k}, block_items={block_items}: both are at least 1")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: give a positive number such as 0.02")

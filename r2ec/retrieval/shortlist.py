@@ -5,7 +5,7 @@ do: a block is read once, for the maxima of its groups of columns, and only grou
 looked into. What passes waits in a spare room beside the list; a full room is merged into it, which
 raises the bar.
 
-Shapes: B users, b users of a block, n items of a block, M places, P candidates.
+Shapes: B users, b users of a block, n items of a block, M places, G groups, P candidates.
 """
 
 from math import isqrt
@@ -17,7 +17,7 @@ from r2ec.retrieval.cosine import CosineBlock
 
 Candidates = tuple[Tensor, Tensor]  # values and item indices, of one shape
 
-_GROUP = 32  # columns whose maximum is compared with the bar before they are
+_GROUP = 8  # columns whose maximum is compared with the bar before they are
 
 
 class Shortlist:
@@ -57,27 +57,20 @@ class Shortlist:
         bar_b, cosines_bn = self._bar_B[users], block.cosines
         num_groups = cosines_bn.shape[1] // _GROUP
         whole = num_groups * _GROUP
-        maxima_bg = cosines_bn[:, :whole].unflatten(1, (_GROUP, num_groups)).amax(dim=1)
-        user_P, group_P = (maxima_bg > bar_b[:, None]).nonzero(as_tuple=True)
-        if user_P.numel() > self._kept * bar_b.numel():
+        grouped_bmg = cosines_bn[:, :whole].unflatten(1, (_GROUP, num_groups))
+        user_G, group_G = (grouped_bmg.amax(dim=1) > bar_b[:, None]).nonzero(as_tuple=True)
+        if user_G.numel() > self._kept * bar_b.numel():
             return None
-        members = torch.arange(0, whole, num_groups or 1, device=bar_b.device)
-        column_P = (group_P[:, None] + members).flatten()
-        user_P = user_P.repeat_interleave(len(members))
-        rest_user_P, rest_column_P = (cosines_bn[:, whole:] > bar_b[:, None]).nonzero(as_tuple=True)
-        user_P, column_P = (
-            torch.cat([user_P, rest_user_P]),
-            torch.cat([column_P, rest_column_P + whole]),
-        )
-        value_P = cosines_bn[user_P, column_P]
-        above_P = value_P > bar_b[user_P]
-        user_P, column_P, value_P = user_P[above_P], column_P[above_P], value_P[above_P]
-        by_user = user_P.sort()
-        return (
-            by_user.values,
-            column_P[by_user.indices] + block.first_item,
-            value_P[by_user.indices],
-        )
+        value_Gm = grouped_bmg[user_G, :, group_G]
+        found_P, member_P = (value_Gm > bar_b[user_G, None]).nonzero(as_tuple=True)
+        user_P, value_P = user_G[found_P], value_Gm[found_P, member_P]
+        column_P = member_P * num_groups + group_G[found_P]
+        if whole < cosines_bn.shape[1]:
+            rest_user_P, rest_P = (cosines_bn[:, whole:] > bar_b[:, None]).nonzero(as_tuple=True)
+            user_P, order_P = torch.cat([user_P, rest_user_P]).sort()
+            value_P = torch.cat([value_P, cosines_bn[rest_user_P, rest_P + whole]])[order_P]
+            column_P = torch.cat([column_P, rest_P + whole])[order_P]
+        return user_P, column_P + block.first_item, value_P
 
     def _put(self, users: slice, user_P: Tensor, item_P: Tensor, value_P: Tensor) -> bool:
         """Let candidates wait in the spare room; false where one user has too many for it."""
