@@ -244,6 +244,14 @@ def test_a_second_scorer_on_the_same_shard_is_told_so(
         (("--shard", 4, "--num-shards", 2), 2, "--shard 4"),
         (("--category", "Boats"), 2, "Boats"),
         (("--bogus",), 2, "bogus"),
+        (("--temperature", "nan"), 2, "'nan' is not a finite number"),
+        (("--temperature", "inf"), 2, "'inf' is not a finite number"),
+        (("--temperature", "1e-40"), 2, "temperature 1e-40: give a number from 1e-06, or 0"),
+        (("--temperature", 1, "--sampling-top-p", "nan"), 2, "'nan' is not a finite number"),
+        (("--max-error-share", "nan"), 2, "'nan' is not a finite number"),
+        (("--max-error-share", 5), 2, "5.0 is not in the range"),
+        (("--max-error-share", -1), 2, "-1.0 is not in the range"),
+        (("--price-per-hour", "nan"), 2, "'nan' is not a finite number"),
     ],
 )
 def test_wrong_use_of_score_is_named(
@@ -256,6 +264,19 @@ def test_wrong_use_of_score_is_named(
     place, _ = shop
     assert score(place, *arguments) == code
     assert words in capsys.readouterr().err
+
+
+def test_a_list_of_items_is_read_as_editors_save_it(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, catalog = shop
+    banned = place / "banned.txt"
+    banned.write_bytes(f"\ufeff{catalog.items[1].item_id}\r\n\r\n".encode())
+    assert score(place, "--exclude-items", banned, "--top-k", 1000) == 0
+    assert catalog.items[1].item_id not in published(place)[0]["item_id"].to_pylist()
+    banned.write_bytes("Bücher".encode("latin-1"))
+    assert score(place, "--exclude-items", banned) == 2
+    assert f"--exclude-items {banned} is not in UTF-8" in capsys.readouterr().err
 
 
 def test_catalogs_that_a_model_does_not_know_are_refused_and_longer_ones_embedded(
