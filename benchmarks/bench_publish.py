@@ -2,8 +2,11 @@
 
 The real writer and publisher on made-up lists: histories of the date, then each part of the default
 size written, the shard finished, the date published (every file read again and checked). Making the
-rows is not counted. Twice, with ten times the users, each in a process of its own. The last line is
-one JSON object: `rows_per_second` of recommendations, `growth` the time of ten times the users.
+rows is not counted. The peer writes the same rows with pyarrow and nothing else: no checksums, no
+manifests, no check that every user is there once, no act that makes all of them visible. Twice,
+with ten times the users, each in a process of its own. The last line is one JSON object: `ratio` is
+the peer's time over ours, so below 1 what being whole or not at all costs; `rows_per_second` of
+recommendations; `growth` the time of ten times the users, `memory_growth` their peak of memory.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from r2ec import schemas
 from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
@@ -97,12 +101,16 @@ def measure(num_users: int, users_per_part: int, folder: str) -> dict[str, float
     )
     Path("/proc/self/clear_refs").write_text("5")
     before = resident_bytes("VmRSS")
-    writer, writing, num_parts = ShardWriter(warehouse, plan, 0), 0.0, 0
+    writer, writing, plain, num_parts = ShardWriter(warehouse, plan, 0), 0.0, 0.0, 0
+    peer = Path(folder, "_peer")
     for part, users in shard_parts(iter_histories(warehouse, DATE, now=0), plan, 0):
         ranked, reasons = part_rows([user.user_id for user in users])
         start = time.perf_counter()
         writer.write_part(part, ranked, reasons, device_seconds=1.0, wall_seconds=1.0)
         writing += time.perf_counter() - start
+        start = time.perf_counter()
+        write_plainly({"recommendations": ranked, "reasoning": reasons}, peer, part)
+        plain += time.perf_counter() - start
         num_parts = part + 1
     start = time.perf_counter()
     writer.finish(num_parts)
@@ -119,8 +127,29 @@ def measure(num_users: int, users_per_part: int, folder: str) -> dict[str, float
         "publishing_seconds": round(publishing, 2),
         "again_seconds": round(time.perf_counter() - again, 2),
         "seconds": writing + finishing + publishing,
+        "peer_seconds": plain,
         "added_memory_bytes": resident_bytes("VmHWM") - before,
+        "equal": is_the_same(warehouse, peer),
     }
+
+
+def write_plainly(tables: dict[str, pa.Table], folder: Path, part: int) -> None:
+    """What the peer does for a part."""
+    for name, rows in tables.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, folder / name / f"part-{part:05d}.parquet", compression="zstd")
+
+
+def is_the_same(warehouse: Warehouse, peer: Path) -> bool:
+    """Whether what is published are the rows of the peer, part by part."""
+    for table in ("recommendations", "reasoning"):
+        ours, theirs = warehouse.list_files(table), sorted((peer / table).iterdir())
+        if len(ours) != len(theirs):
+            return False
+        for path, file in zip(ours, theirs, strict=True):
+            if not pq.ParquetFile(warehouse.path(path)).read().equals(pq.ParquetFile(file).read()):
+                return False
+    return True
 
 
 def resident_bytes(field: str) -> int:
@@ -155,9 +184,12 @@ def main() -> None:
     small, large = sizes.values()
     figures = {
         "bench": "publish",
+        "ratio": round(large["peer_seconds"] / large["seconds"], 3),
+        "equal": bool(small["equal"] and large["equal"]),
         "rows_per_second": round(arguments.users * LISTED / large["seconds"]),
         "growth": round(large["seconds"] / small["seconds"], 2),
-        "parts": {f"{users} users": figures for users, figures in sizes.items()},
+        "memory_growth": round(large["added_memory_bytes"] / small["added_memory_bytes"], 2),
+        "sizes": {f"{users} users": figures for users, figures in sizes.items()},
         "config": {"users": arguments.users, "users_per_part": arguments.users_per_part},
     }
     print(json.dumps(figures))

@@ -9,7 +9,8 @@ as many tokens for each prompt as ours did, as it cannot be told which, and the 
 Random weights end a reasoning at any token with a chance of 1 in 50, so lengths are spread as the
 geometric distribution is, cut at the budget; `reasoning_tokens` has the 9th, 45th and 91st
 percentile. The last line is one JSON object; `ratio` is the peer's time over ours, `paged_ratio`
-that of the second peer.
+that of the second peer, `memory_ratio` our peak of resident memory over the first one's. A quick
+run takes turns with the first peer three times and keeps the best time of each.
 """
 
 import argparse
@@ -209,25 +210,33 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32)
     arguments = parser.parse_args()
+    arguments.turns = 1
     if arguments.quick:
-        arguments.users, arguments.hidden_size, arguments.tokens = 24, 128, 32
+        arguments.users, arguments.hidden_size, arguments.tokens, arguments.turns = 24, 128, 32, 3
+        arguments.rows = 12
     model, encoder = build(arguments.hidden_size)
     prompts = make_prompts(arguments.users, 600, len(encoder.tokenizer))
-    run_ours(model, encoder, prompts[:2], 4, 2)
+    _, few = run_ours(model, encoder, prompts[:2], 4, 2)
+    run_peer(model, encoder, prompts[:2], [c.ids[: c.num_sampled] for c in few], 2)
     memory, peaks = PeakMemory(), {}
-    memory.reset()
-    seconds, ours = run_ours(model, encoder, prompts, arguments.tokens, arguments.rows)
-    peaks["ours"] = memory.bytes()
-    chosen = [completion.ids[: completion.num_sampled] for completion in ours]
-    memory.reset()
-    peer_seconds, states, written = run_peer(model, encoder, prompts, chosen, arguments.rows)
-    peaks["peer"] = memory.bytes()
+    seconds = peer_seconds = float("inf")
+    for _ in range(arguments.turns):
+        memory.reset()
+        took, ours = run_ours(model, encoder, prompts, arguments.tokens, arguments.rows)
+        seconds = min(seconds, took)
+        peaks.setdefault("ours", memory.bytes())
+        chosen = [completion.ids[: completion.num_sampled] for completion in ours]
+        memory.reset()
+        took, states, written = run_peer(model, encoder, prompts, chosen, arguments.rows)
+        peer_seconds = min(peer_seconds, took)
+        peaks.setdefault("peer", memory.bytes())
     paged_seconds = run_paged(model, encoder, prompts, chosen, arguments.rows)
     own = torch.stack([completion.state_H for completion in ours])
     lengths = sorted(len(tokens) for tokens in chosen)
     figures = {
         "bench": "score",
         "ratio": round(peer_seconds / seconds, 3),
+        "memory_ratio": round(peaks["ours"] / peaks["peer"], 3),
         "paged_ratio": round(paged_seconds / seconds, 3),
         "equal": written == chosen and bool((own - states).abs().max() < 1e-3),
         "users_per_second": round(arguments.users / seconds, 2),

@@ -156,18 +156,19 @@ class Warehouse:
         """Read a table, or the partition given by its leading partition columns.
 
         Rows come in the order of the file names and of the rows in each file, cast to the table's
-        schema. Raises `NotReadyError` when there is no such file.
+        schema. Raises `NotReadyError` when there is no such file, or it is damaged.
         """
         files = self._require_files(table, partition)
         paths = [self.path(file) for file in files]
-        if table is schemas.RUNS:
-            pointers = [*self.read_pointers(files), schemas.RUNS.schema.empty_table()]
-            dataset = ds.dataset(pa.concat_tables(pointers, promote_options="default"))
-        else:
-            dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
-        _require_columns(table, dataset.schema, paths[0])
         names = columns or table.schema.names
-        rows = dataset.to_table(columns=names, filter=filter)
+        with self._readable(table, paths[0] if len(paths) == 1 else os.path.dirname(paths[0])):
+            if table is schemas.RUNS:
+                pointers = [*self.read_pointers(files), schemas.RUNS.schema.empty_table()]
+                dataset = ds.dataset(pa.concat_tables(pointers, promote_options="default"))
+            else:
+                dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
+            _require_columns(table, dataset.schema, paths[0])
+            rows = dataset.to_table(columns=names, filter=filter)
         return rows.cast(_readable_schema(table, dataset.schema, names))
 
     def iter_batches(
@@ -180,11 +181,15 @@ class Warehouse:
     ) -> Iterator[pa.RecordBatch]:
         """Read a partition as batches of at most `batch_rows` rows, in the order of `read_table`.
 
-        Memory is bounded by one row group. Raises `NotReadyError` when there is no such file.
+        Memory is bounded by one row group. Raises `NotReadyError` when there is no such file, or it
+        is damaged.
         """
         names = columns or table.schema.names
         for file in self._require_files(table, partition):
-            with self.filesystem.open_input_file(self.path(file)) as stream:
+            with (
+                self.filesystem.open_input_file(self.path(file)) as stream,
+                self._readable(table, self.path(file)),
+            ):
                 parquet = pq.ParquetFile(stream)
                 _require_columns(table, parquet.schema_arrow, self.path(file))
                 schema = _readable_schema(table, parquet.schema_arrow, names)
@@ -342,6 +347,23 @@ class Warehouse:
         """Small files that others may replace meanwhile: each is read at one moment, and whole."""
         with ThreadPoolExecutor(_S3_THREADS) as pool:
             return list(pool.map(self._read_pointer, files))
+
+    @contextmanager
+    def _readable(self, table: schemas.Table, path: str) -> Iterator[None]:
+        """Reading within the block: damaged files are told by their path and the remedy."""
+        try:
+            yield
+        except R2ecError:
+            raise
+        except (pa.ArrowInvalid, OSError) as error:
+            # What Arrow finds wrong in a file has no number, nor has a store out of reach.
+            if isinstance(error, OSError) and (error.errno is not None or self.is_s3):
+                raise
+            reason = str(error).splitlines()[0]
+            raise NotReadyError(
+                f"{path} cannot be read as Parquet ({reason}); copy it again, or remove it and"
+                f" build it anew with {BUILT_BY[table.name]}"
+            ) from error
 
     def _read_pointer(self, file: str) -> pa.Table:
         # S3 is asked for the size, then for that many bytes: of a longer file that came in between

@@ -126,11 +126,19 @@ def train(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]"
 )
 def embed(warehouse: str, model_dir: str, catalog_version: str | None, device: str | None) -> None:
-    """Encode the catalog into item embeddings; only items whose text changed are encoded anew."""
+    """Encode the catalog into item embeddings; only items whose text changed are encoded anew.
+
+    Ended before all are encoded, it goes on from the last file that it wrote.
+    """
     from r2ec.infer.embed import embed_catalog
+    from r2ec.logs import progress
+    from r2ec.model.memory import EMBEDDING_ADVICE, memory_advice
     from r2ec.storage import Warehouse
 
-    done = embed_catalog(Warehouse(warehouse), model_dir, catalog_version, device=device)
+    with progress("items encoded") as advance, memory_advice(EMBEDDING_ADVICE):
+        done = embed_catalog(
+            Warehouse(warehouse), model_dir, catalog_version, device=device, report=advance
+        )
     click.echo(
         f"item_embeddings/model={done.model}: {done.num_items:,} items of catalog"
         f" {done.catalog_version}, {done.num_encoded:,} encoded, {done.num_kept:,} kept"

@@ -1,5 +1,6 @@
 """Options that several commands share, and the checks of their values."""
 
+import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
     from r2ec.storage import Warehouse
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers, of which `nan` and `inf` are none: no bound would stop `nan`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def check_day(_ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -74,7 +85,7 @@ def price_option(command: Command) -> Command:
     return click.option(
         "--price-per-hour",
         envvar="R2EC_PRICE_PER_HOUR",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         metavar="PRICE",
         help="Price of one device for an hour: gives the cost per 1,000 users in `runs`.",
     )(command)

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from r2ec.cli.options import date_option, price_option, warehouse_option
+from r2ec.cli.options import FiniteRange, date_option, price_option, warehouse_option
 from r2ec.errors import UsageError
 
 
@@ -26,7 +26,7 @@ from r2ec.errors import UsageError
     "--temperature",
     default=0.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="0 takes the likeliest token.",
 )
 @click.option(
@@ -40,7 +40,7 @@ from r2ec.errors import UsageError
     "--sampling-top-p",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True, max=1),
+    type=FiniteRange(min=0, min_open=True, max=1),
     help="Sample among the likeliest tokens of this mass.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the sampling, with a temperature.")
@@ -68,7 +68,11 @@ from r2ec.errors import UsageError
     help="Users that run at once; the same for all shards.",
 )
 @click.option(
-    "--max-error-share", default=0.01, show_default=True, help="More failed users: exit code 4."
+    "--max-error-share",
+    default=0.01,
+    show_default=True,
+    type=FiniteRange(min=0, max=1),
+    help="More failed users: exit code 4.",
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
 @click.option(
@@ -115,6 +119,7 @@ def score(
     from r2ec.infer.settings import ScoreSettings
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_card
+    from r2ec.model.memory import SCORING_ADVICE, memory_advice
     from r2ec.stopping import StopSignal
     from r2ec.storage import Warehouse
 
@@ -154,7 +159,11 @@ def score(
             + (f", unchanged users carried over from {job.source.date}" if job.source else "")
         )
         return
-    with progress(f"users of shard {job.shard}") as advance, StopSignal() as stop:
+    with (
+        progress(f"users of shard {job.shard}") as advance,
+        StopSignal() as stop,
+        memory_advice(SCORING_ADVICE),
+    ):
         result = score_shard(
             job,
             max_error_share=max_error_share,
@@ -182,7 +191,7 @@ def _shard(shard: int | None) -> int:
     if shard is not None:
         return shard
     index = os.environ.get("JOB_COMPLETION_INDEX", "0")
-    if not index.isdigit():
+    if not index.isdecimal():
         raise UsageError(f"JOB_COMPLETION_INDEX is {index!r}: it must be a number from 0")
     return int(index)
 
@@ -190,5 +199,10 @@ def _shard(shard: int | None) -> int:
 def _read_ids(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
-    with open(file, encoding="utf-8") as stream:
-        return tuple(sorted({line.strip() for line in stream} - {""}))
+    try:
+        with open(file, encoding="utf-8-sig") as stream:
+            return tuple(sorted({line.strip() for line in stream} - {""}))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--exclude-items {file} is not in UTF-8 ({error}): save it as such"
+        ) from error

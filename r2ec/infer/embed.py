@@ -1,9 +1,12 @@
 """`r2ec-cli embed`: the catalog's item rows for one model, kept as a table.
 
 Rows are keyed by (model fingerprint, text_hash): a new catalog version, or a second run, encodes
-only items whose text is new.
+only items whose text is new. Each file is written once its rows are encoded, so a run that is ended
+before all are keeps those that are.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from r2ec import schemas
-from r2ec.errors import NotReadyError, UsageError
+from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.model.checkpoint import LoadedModel, check_catalog, load_model
 from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.table import empty_table
@@ -19,7 +22,7 @@ from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, load_catalog
 
 _READ_AT_ONCE = 65_536
-_ENCODED_AT_ONCE = 65_536
+_ENCODED_AT_ONCE = 8192
 _FILE_BYTES = 1 << 28
 
 
@@ -53,25 +56,36 @@ def default_device(device: str | None) -> str:
 
 
 def embed_catalog(
-    warehouse: Warehouse, model_dir: str, version: str | None, *, device: str | None = None
+    warehouse: Warehouse,
+    model_dir: str,
+    version: str | None,
+    *,
+    device: str | None = None,
+    report: Callable[[int], None] = lambda num_encoded: None,
 ) -> EmbedResult:
     """Bring `item_embeddings/model=M` up to a catalog version (the latest by default).
 
-    Raises `NotReadyError` without catalog or model, `UsageError` for a catalog the model does not
-    know.
+    `report(n)` is called with each n items encoded. Raises `NotReadyError` without catalog or
+    model, `UsageError` for a catalog the model does not know, `R2ecError` for an item of which the
+    model makes no finite row.
     """
     catalog = load_catalog(warehouse, version)
     loaded = load_model(model_dir, device=default_device(device))
     check_catalog(loaded.card, catalog, model_dir)
     warehouse.check_writable()
-    table_IH, num_encoded = embeddings_for(warehouse, loaded, catalog)
-    write_embeddings(warehouse, loaded.card.fingerprint, catalog, table_IH)
+    table_IH, new = _table_and_new(warehouse, loaded, catalog)
+
+    def encode(items: range) -> None:
+        some = new[bisect_left(new, items.start) : bisect_left(new, items.stop)]
+        _encode_into(table_IH, some, loaded, catalog, report)
+
+    write_embeddings(warehouse, loaded.card.fingerprint, catalog, table_IH, encode)
     return EmbedResult(
         model=loaded.card.fingerprint,
         catalog_version=catalog.version,
         num_items=catalog.num_items,
-        num_encoded=num_encoded,
-        num_kept=catalog.num_items - num_encoded,
+        num_encoded=len(new),
+        num_kept=catalog.num_items - len(new),
     )
 
 
@@ -81,36 +95,36 @@ def embeddings_for(
     """Rows of all items, float32 (I, H) on the CPU, and how many of them had to be encoded.
 
     The others are those of the table `item_embeddings`, where the text is still the same. Nothing
-    is written.
+    is written. Raises `R2ecError` for an item of which the model makes no finite row.
     """
-    table_IH, is_there = _kept_rows(
-        warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size
-    )
-    new = [index for index, there in enumerate(is_there) if not there]
-    pad = next(iter(loaded.encoder.stop_ids))
-    for first in range(0, len(new), _ENCODED_AT_ONCE):
-        some = new[first : first + _ENCODED_AT_ONCE]
-        rows = [loaded.encoder.item_ids(catalog.items[index]) for index in some]
-        table_IH[some] = embed_items(loaded.model, rows, pad_id=pad)
+    table_IH, new = _table_and_new(warehouse, loaded, catalog)
+    _encode_into(table_IH, new, loaded, catalog)
     return table_IH, len(new)
 
 
 def write_embeddings(
-    warehouse: Warehouse, fingerprint: str, catalog: Catalog, table_IH: Tensor
+    warehouse: Warehouse,
+    fingerprint: str,
+    catalog: Catalog,
+    table_IH: Tensor,
+    encode: Callable[[range], None] = lambda items: None,
 ) -> None:
     """Write the partition in files of consecutive items, each replaced in one act.
 
-    An item keeps its index, so a file keeps its items, and the last file is the first to be
-    written: whenever the process ends, no row that was there and is still right is lost.
+    `encode(items)` is called before the rows of these items are taken from the table. An item keeps
+    its index, so a file keeps its items, and the last file is the first to be written: whenever the
+    process ends, no row that was there and is still right is lost.
     """
     hidden = table_IH.shape[1]
     step = max(1, _FILE_BYTES // (4 * hidden))
     for number, first in reversed(list(enumerate(range(0, catalog.num_items, step)))):
-        rows_NH = table_IH[first : first + step]
         items = catalog.items[first : first + step]
+        indices = range(first, first + len(items))
+        encode(indices)
+        rows_NH = table_IH[first : indices.stop]
         rows = pa.table(
             [
-                pa.array(range(first, first + len(items)), type=pa.int64()),
+                pa.array(indices, type=pa.int64()),
                 pa.array([item.text_hash for item in items], type=pa.string()),
                 pa.FixedSizeListArray.from_arrays(pa.array(rows_NH.numpy().reshape(-1)), hidden),
             ],
@@ -119,6 +133,41 @@ def write_embeddings(
         warehouse.write_parquet(
             rows, "item_embeddings", f"model={fingerprint}", f"part-{number:05d}.parquet"
         )
+
+
+def _table_and_new(
+    warehouse: Warehouse, loaded: LoadedModel, catalog: Catalog
+) -> tuple[Tensor, list[int]]:
+    """Rows (I, H) that are kept, and the indices of the items that have none."""
+    table_IH, is_there = _kept_rows(
+        warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size
+    )
+    return table_IH, [index for index, there in enumerate(is_there) if not there]
+
+
+def _encode_into(
+    table_IH: Tensor,
+    indices: Sequence[int],
+    loaded: LoadedModel,
+    catalog: Catalog,
+    report: Callable[[int], None] = lambda num_encoded: None,
+) -> None:
+    """Encode these items into their places of the table."""
+    pad = next(iter(loaded.encoder.stop_ids))
+    for first in range(0, len(indices), _ENCODED_AT_ONCE):
+        some = list(indices[first : first + _ENCODED_AT_ONCE])
+        ids = [loaded.encoder.item_ids(catalog.items[index]) for index in some]
+        rows_NH = embed_items(loaded.model, ids, pad_id=pad)
+        wrong = (~rows_NH.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if wrong:
+            # Ranking could not tell it from the others: every user would fail by it.
+            raise R2ecError(
+                f"the model makes no finite row of item {catalog.items[some[wrong[0]]].item_id!r}"
+                f" ({len(wrong):,} such items): mend its text in the catalog, or use a model of"
+                " dtype float32"
+            )
+        table_IH[some] = rows_NH
+        report(len(some))
 
 
 def load_embeddings(warehouse: Warehouse, fingerprint: str, catalog: Catalog) -> Tensor:
@@ -161,11 +210,13 @@ def _kept_rows(
         ):
             values = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
             rows_NH = torch.from_numpy(values.reshape(batch.num_rows, -1).copy())
+            is_finite = rows_NH.isfinite().all(dim=1).tolist()
             if table_IH is None:
                 table_IH = empty_table(catalog.num_items, rows_NH.shape[1])
             pairs = [
                 (index, row)
                 for row, text in enumerate(batch.column("text_hash").to_pylist())
+                if is_finite[row]
                 for index in places.get(text, ())
             ]
             if pairs:

@@ -135,7 +135,10 @@ def greedy_ranks(
     settings = SamplingSettings(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
     )
-    prompts = [encoder.user_ids(example.history, catalog) for example in examples]
+    prompts = [
+        encoder.user_ids(example.history, catalog, new_tokens=reasoning_budget)
+        for example in examples
+    ]
     keys = [example.history.user_id for example in examples]
     groups = sample(model, encoder, prompts, keys, settings, batch_rows=BATCH_USERS)
     ranks = target_ranks(

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
@@ -73,9 +74,11 @@ class Lease:
     ) -> None:
         self._stopped.set()
         self._thread.join()
-        holder = self.holder()
-        if holder is not None and holder.token == self._token:
-            self._warehouse.remove_file(*self._path)
+        # One that cannot be removed grows stale; what ended the work is not hidden behind it.
+        with suppress(OSError):
+            holder = self.holder()
+            if holder is not None and holder.token == self._token:
+                self._warehouse.remove_file(*self._path)
 
     def _refuse_if_held(self) -> None:
         holder = self.holder()
@@ -104,10 +107,12 @@ class Lease:
 
     def _keep_alive(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
-            holder = self.holder()
-            if holder is not None and holder.token != self._token:
-                return  # taken over while this process stood still; both may go on
-            self._beat()
+            # A full disk, a store that is away for a while: the next beat may come through.
+            with suppress(OSError):
+                holder = self.holder()
+                if holder is not None and holder.token != self._token:
+                    return  # taken over while this process stood still; both may go on
+                self._beat()
 
 
 def live_leases(warehouse: Warehouse, prefix: str) -> list[tuple[str, Holder]]:

@@ -7,15 +7,14 @@ from typing import TypeVar
 import torch
 
 from r2ec.errors import R2ecError
+from r2ec.model.memory import is_out_of_memory
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 # What is wrong with the machine and not with a row. PyTorch before 2.8 has no AcceleratorError.
 _MACHINE_FAULTS = (
-    MemoryError,
     OSError,
-    torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),
 )
 
@@ -41,6 +40,8 @@ def each_or_failure(
     except _MACHINE_FAULTS:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # Whatever a row does to the tokenizer, the model or the ranking: only that row has failed.
         if len(rows) == 1:
             return [Failure(reason_of(error))]

@@ -163,7 +163,7 @@ def score_shard(
             for part, users, todo in parts:
                 if stopping():
                     raise StoppedError(
-                        f"stopped after part {part} of shard {job.shard}; what is scored is kept:"
+                        f"stopped before part {part} of shard {job.shard}; what is scored is kept:"
                         " run the same command again to go on"
                     )
                 num_parts = part + 1

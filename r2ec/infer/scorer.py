@@ -17,7 +17,7 @@ from r2ec.infer.settings import ScoreSettings, allowed_items
 from r2ec.model.checkpoint import load_model
 from r2ec.retrieval.rank import top_k
 from r2ec.retrieval.table import on_device
-from r2ec.sampler import Completion, SamplingSettings, sample
+from r2ec.sampler import Completion, sample
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, History
 
@@ -158,7 +158,9 @@ class Scorer:
         if user.fault:
             return Failure(user.fault)
         try:
-            ids = self._prompt_encoder.user_ids(user, self._catalog)
+            ids = self._prompt_encoder.user_ids(
+                user, self._catalog, new_tokens=self._settings.reasoning_budget
+            )
         except Exception as error:  # whatever a text does to the tokenizer, others go on
             return Failure(reason_of(error))
         # On a GPU an id beyond the table ends the process's use of the device.
@@ -186,19 +188,12 @@ class Scorer:
     def _sampled(
         self, users: Sequence[History], prompts: Mapping[str, list[int]]
     ) -> list[Completion]:
-        settings = SamplingSettings(
-            temperature=self._settings.temperature,
-            top_k=self._settings.sampling_top_k,
-            top_p=self._settings.sampling_top_p,
-            max_new_tokens=self._settings.reasoning_budget,
-            seed=self._settings.seed,
-        )
         groups = sample(
             self._loaded.model,
             self._loaded.encoder,
             [prompts[user.user_id] for user in users],
             [user.user_id for user in users],
-            settings,
+            self._settings.sampling(),
             batch_rows=self._batch_rows,
         )
         return [group[0] for group in groups]

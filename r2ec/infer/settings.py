@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from r2ec.errors import UsageError
+from r2ec.model.choice import SamplingSettings
 from r2ec.tables import Catalog
 
 MAX_TOP_K = 1000
@@ -19,7 +20,7 @@ class ScoreSettings:
     """What decides the rows of a run beside model, catalog and histories.
 
     `top_k` items a user, at most `reasoning_budget` tokens a reasoning. Raises `UsageError` for a
-    `top_k` outside 1 … 1000, and for sampling settings without a temperature.
+    `top_k` outside 1 … 1000, for sampling settings that are out of range or without a temperature.
     """
 
     reasoning_budget: int
@@ -36,11 +37,25 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= MAX_TOP_K:
             raise UsageError(f"--top-k {self.top_k}: give 1 to {MAX_TOP_K}")
+        try:
+            self.sampling()
+        except ValueError as error:
+            raise UsageError(f"sampling of reasonings: {error}") from error
         if self.temperature == 0 and (self.sampling_top_k or self.sampling_top_p < 1):
             raise UsageError(
                 "--sampling-top-k and --sampling-top-p have no effect with --temperature 0, which"
                 " takes the likeliest token"
             )
+
+    def sampling(self) -> SamplingSettings:
+        """How the reasonings are sampled."""
+        return SamplingSettings(
+            temperature=self.temperature,
+            top_k=self.sampling_top_k,
+            top_p=self.sampling_top_p,
+            max_new_tokens=self.reasoning_budget,
+            seed=self.seed,
+        )
 
     def described(self) -> dict[str, object]:
         """The settings as JSON values, as `runs` keeps them; a list of items as its fingerprint."""

@@ -57,7 +57,8 @@ def load_manifests(
     if missing:
         raise NotReadyError(
             f"run {run_id} of {date}: shard {', '.join(map(str, missing))} of {plan.num_shards} "
-            f"not finished: {_again(date, missing[0], plan.num_shards)}"
+            f"not finished: {_again(date, missing[0], plan.num_shards)}; "
+            f"if it was given up, remove {warehouse.path(*staging)}"
         )
     for shard, manifest in found.items():
         if manifest.plan != plan or plan.run_id != run_id or shard >= plan.num_shards:

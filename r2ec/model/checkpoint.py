@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,13 @@ def load_base(
         causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
     dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
     dual.check_backbone()
-    encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
+    encoder = encoder_for(
+        tokenizer,
+        marker=model.marker,
+        prompt=prompt,
+        stop_ids=stop_ids,
+        positions=dual.max_positions,
+    )
     return dual, encoder, tokenizer
 
 
@@ -134,7 +140,12 @@ def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
 
 
 def encoder_for(
-    tokenizer: PreTrainedTokenizerBase, *, marker: str, prompt: PromptConfig, stop_ids: list[int]
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    marker: str,
+    prompt: PromptConfig,
+    stop_ids: list[int],
+    positions: int | None = None,
 ) -> PromptEncoder:
     """Prompt encoder with the settings of a configuration or a model card."""
     return build_encoder(
@@ -145,6 +156,7 @@ def encoder_for(
         description_chars=prompt.description_chars,
         max_prompt_tokens=prompt.max_prompt_tokens,
         stop_ids=stop_ids,
+        positions=positions,
     )
 
 
@@ -193,7 +205,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
 
     `dtype` is `float32` or `bfloat16`; by default the one it was saved with.
     Raises `NotReadyError` if the directory is missing or its files are damaged, `UsageError` if it
-    has no `r2ec.json` (a plain language model) or one of another format.
+    has no `r2ec.json` (a plain language model), one of another format, or one of other weights.
     """
     card = load_card(path)
     model, encoder, tokenizer = load_base(
@@ -206,14 +218,32 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
         prompt=card.prompt_config(path),
         device=device,
     )
+    _require_same_files(path, card)
     model.eval()
     return LoadedModel(path=path, card=card, model=model, encoder=encoder, tokenizer=tokenizer)
 
 
+def _require_same_files(path: str, card: ModelCard) -> None:
+    """Raise `UsageError` where the files are not those that the card was written with: rows that
+    other weights made would be taken for rows of these."""
+    found = fingerprint_of(Path(path), card)
+    if found != card.fingerprint:
+        raise UsageError(
+            f"{path}: weights, tokenizer or prompt settings are not those that {CARD} was written"
+            f" with (fingerprint {found}, not {card.fingerprint}); copy the model again, or, if"
+            f" they were changed on purpose, take the line fingerprint out of {Path(path, CARD)}:"
+            " it is another model then"
+        )
+
+
 def load_card(path: str) -> ModelCard:
-    """Read and check `r2ec.json` of a model directory. Raises as `load_model`."""
+    """Read and check `r2ec.json` of a model directory. Raises as `load_model`.
+
+    A card without a fingerprint gets that of the files.
+    """
     check_hugging_face(path)
-    file = Path(path, CARD)
+    folder = Path(path)
+    file = folder / CARD
     if not file.is_file():
         raise UsageError(
             f"{path} has no {CARD}: it is a plain language model, not one that r2ec-cli train"
@@ -229,7 +259,7 @@ def load_card(path: str) -> ModelCard:
             f" reads format {FORMAT}, template {TEMPLATE_VERSION}. Train again, or use the release"
             " that wrote it"
         )
-    return card
+    return card if card.fingerprint else replace(card, fingerprint=fingerprint_of(folder, card))
 
 
 def check_catalog(card: ModelCard, catalog: Catalog, path: str) -> None:
@@ -270,19 +300,28 @@ def check_hugging_face(path: str) -> None:
 
 
 def fingerprint_of(folder: Path, card: ModelCard) -> str:
-    """12 hex digits over the weights, the tokenizer and everything that shapes a prompt."""
+    """12 hex digits over the weights, the tokenizer and everything that shapes a prompt, or ends a
+    reasoning."""
     digest = hashlib.sha256()
-    names = sorted(
-        [*folder.glob("*.safetensors"), *folder.glob("tokenizer*.json"), folder / "config.json"]
-    )
-    for name in names:
+    patterns = ("*.safetensors", "tokenizer*.json", "chat_template*", "config.json")
+    for name in sorted(file for pattern in patterns for file in folder.glob(pattern)):
         digest.update(name.name.encode())
         with name.open("rb") as stream:
             while chunk := stream.read(1 << 24):
                 digest.update(chunk)
-    shaping = [card.tau, card.marker, card.prompt, card.template_version]
+    shaping: list[object] = [card.tau, card.marker, card.prompt, card.template_version]
+    if (ends := _end_tokens(folder)) is not None:
+        shaping.append(ends)
     digest.update(json.dumps(shaping, sort_keys=True).encode())
     return digest.hexdigest()[:12]
+
+
+def _end_tokens(folder: Path) -> object:
+    """The end tokens that `generation_config.json` adds; its other settings are not ours."""
+    try:
+        return json.loads((folder / "generation_config.json").read_text("utf-8"))["eos_token_id"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _saved_dtype(path: str) -> str:

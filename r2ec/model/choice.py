@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Logits are divided by the temperature: below this they leave float32.
+LEAST_TEMPERATURE = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSettings:
@@ -32,8 +35,13 @@ class SamplingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or self.max_new_tokens < 0:
-            raise ValueError(f"temperature, top_k and max_new_tokens must not be negative: {self}")
+        if self.top_k < 0 or self.max_new_tokens < 0:
+            raise ValueError(f"top_k and max_new_tokens must not be negative: {self}")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature {self.temperature}: give a number from {LEAST_TEMPERATURE:g}, or 0,"
+                " which takes the likeliest token"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.keep_support and self.top_k == 0:

@@ -68,6 +68,18 @@ class DualHeadModel(nn.Module):
         return int(self.config.hidden_size)
 
     @property
+    def max_positions(self) -> int | None:
+        """Most tokens of a row by the backbone's config; None where it does not say."""
+        config = self.config
+        positions = getattr(config, "max_position_embeddings", None)
+        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+        if positions is None or not isinstance(scaling, dict):
+            return positions
+        # YaRN and its like stretch the positions that the model was trained with.
+        trained, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+        return max(positions, int(trained * factor)) if trained and factor else int(positions)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

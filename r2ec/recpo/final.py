@@ -78,7 +78,9 @@ def _greedy_ranks(
     if not examples:
         return torch.empty(0, dtype=torch.int64)
     settings = SamplingSettings(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=budget)
-    prompts = [loaded.encoder.user_ids(example.history, catalog) for example in examples]
+    prompts = [
+        loaded.encoder.user_ids(example.history, catalog, new_tokens=budget) for example in examples
+    ]
     keys = [example.history.user_id for example in examples]
     groups = sample(loaded.model, loaded.encoder, prompts, keys, settings, batch_rows=batch_rows)
     return target_ranks(

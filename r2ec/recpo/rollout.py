@@ -64,7 +64,10 @@ def sample_rollouts(
     rollouts run at once. Raises `NotReadyError` for an item that the catalog lacks, `UsageError`
     for a history of which not one item fits into a prompt.
     """
-    prompts = [encoder.user_ids(example.history, catalog) for example in examples]
+    prompts = [
+        encoder.user_ids(example.history, catalog, new_tokens=settings.max_new_tokens)
+        for example in examples
+    ]
     keys = [f"{step}/{example.sequence_id}" for example in examples]
     completions = sample(
         model, encoder, prompts, keys, settings, group_size=group_size, batch_rows=batch_rows

@@ -20,13 +20,13 @@ from r2ec.model.checkpoint import (
     load_card,
     save_model,
 )
+from r2ec.model.memory import TRAINING_ADVICE, memory_advice
 from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.checkpoints import settle_model
 from r2ec.recpo.contrastive import build_user_row, contrastive_step
 from r2ec.recpo.engine import World
 from r2ec.recpo.final import evaluate_delivered
 from r2ec.recpo.journal import Journal
-from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.peers import lost_peers
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.step import recpo_step
@@ -47,7 +47,12 @@ def run(config: TrainConfig, *, resume: bool, fresh: bool) -> dict[str, dict[str
     with lost_peers(timeout):
         world = World(timeout)
     try:
-        with StopSignal() as stop, memory_advice(), lost_peers(timeout), ExitStack() as held:
+        with (
+            StopSignal() as stop,
+            memory_advice(TRAINING_ADVICE),
+            lost_peers(timeout),
+            ExitStack() as held,
+        ):
             lock = _lock(config.paths.resolved_run_dir)
             world.on_first(lambda: held.enter_context(lock))
 

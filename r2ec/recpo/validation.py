@@ -33,7 +33,9 @@ def validation_ranks(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
     )
     mine = world.share(list(examples))
-    prompts = [encoder.user_ids(example.history, catalog) for example in mine]
+    prompts = [
+        encoder.user_ids(example.history, catalog, new_tokens=reasoning_budget) for example in mine
+    ]
     keys = [example.history.user_id for example in mine]
     with engine.whole_weights():
         table.refresh(engine)

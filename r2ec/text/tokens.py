@@ -20,7 +20,8 @@ class PromptEncoder:
 
     `marker_ids` are the ids forced when the policy did not write the marker; `stop_ids` end a
     reasoning; `closing_ids` are the tokens whose text holds the marker's last character, the only
-    ones after which the marker can be complete.
+    ones after which the marker can be complete. `positions` is how many tokens the model can hold
+    in a row, None where nothing is said of it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -29,38 +30,42 @@ class PromptEncoder:
     marker_ids: tuple[int, ...]
     stop_ids: frozenset[int]
     closing_ids: frozenset[int]
+    positions: int | None = None
 
-    def user_ids(self, history: History, catalog: Catalog) -> list[int]:
-        """Ids of a user's prompt, ready for the reasoning.
+    def user_ids(self, history: History, catalog: Catalog, *, new_tokens: int = 0) -> list[int]:
+        """Ids of a user's prompt, ready for a reasoning of at most `new_tokens`.
 
-        Oldest items are left out until the prompt fits `max_prompt_tokens`.
+        Oldest items are left out until the prompt fits `max_prompt_tokens`, and the model's
+        positions hold it together with the reasoning and the marker.
         Raises `UsageError` if not even one item fits, `NotReadyError` if an item is not in the
         catalog.
         """
-        return self.user_ids_from_items(history, _items(history, catalog))
+        return self.user_ids_from_items(history, _items(history, catalog), new_tokens=new_tokens)
 
-    def user_ids_from_items(self, history: History, items: Sequence[CatalogItem]) -> list[int]:
+    def user_ids_from_items(
+        self, history: History, items: Sequence[CatalogItem], *, new_tokens: int = 0
+    ) -> list[int]:
         """As `user_ids`, with the items' texts given."""
+        room = self._room(new_tokens)
         length = min(len(items), self.template.history_items)
         while True:
             part = _last(history, length)
             ids = self._chat(user_prompt(self.template, part, items[len(items) - length :]))
-            if len(ids) <= self.max_prompt_tokens:
+            if len(ids) <= room:
                 return ids
             if length <= 1:
                 raise UsageError(
                     f"user {history.user_id!r}: one item alone makes a prompt of {len(ids)} tokens,"
-                    f" more than prompt.max_prompt_tokens = {self.max_prompt_tokens}; raise it or"
-                    " lower prompt.title_chars"
+                    f" more than {self._told_room(room, new_tokens)}"
                 )
-            length = max(1, min(length - 1, length * self.max_prompt_tokens // len(ids)))
+            length = max(1, min(length - 1, length * room // len(ids)))
 
     def item_ids(self, item: CatalogItem) -> list[int]:
         """Ids of an item's prompt, the answer marker included.
 
         An item whose text is too long loses its end, never the marker.
         """
-        room = self.max_prompt_tokens - len(self.marker_ids)
+        room = min(self.max_prompt_tokens - len(self.marker_ids), self._room(0))
         text = item_prompt(self.template, item)
         ids = self._chat(text)
         while len(ids) > room and text:
@@ -88,6 +93,22 @@ class PromptEncoder:
         tail = list(sampled_ids[-len(self.template.marker) :])
         return self.template.marker in self.tokenizer.decode(tail, skip_special_tokens=False)
 
+    def _room(self, new_tokens: int) -> int:
+        """Most tokens of a prompt that a reasoning of `new_tokens` and the marker follow."""
+        if self.positions is None:
+            return self.max_prompt_tokens
+        left = self.positions - new_tokens - len(self.marker_ids)
+        return min(self.max_prompt_tokens, left)
+
+    def _told_room(self, room: int, new_tokens: int) -> str:
+        if room == self.max_prompt_tokens:
+            setting = f"prompt.max_prompt_tokens = {room}"
+            return f"{setting}; raise it or lower prompt.title_chars"
+        return (
+            f"the {max(room, 0)} that a reasoning of {new_tokens} leaves of the model's"
+            f" {self.positions} positions; give it fewer tokens or lower prompt.title_chars"
+        )
+
     def _chat(self, content: str) -> list[int]:
         if self.tokenizer.chat_template:
             text = self.tokenizer.apply_chat_template(
@@ -108,6 +129,7 @@ def build_encoder(
     description_chars: int,
     max_prompt_tokens: int,
     stop_ids: Sequence[int] = (),
+    positions: int | None = None,
 ) -> PromptEncoder:
     """Encoder for a tokenizer; `stop_ids` adds to its end-of-sequence and end-of-turn tokens.
 
@@ -143,6 +165,7 @@ def build_encoder(
         marker_ids=marker_ids,
         stop_ids=frozenset(ends),
         closing_ids=closing,
+        positions=positions,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from r2ec import schemas
+from r2ec.model.checkpoint import load_card
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog
 from r2ec.text.prompts import DAY
@@ -46,7 +47,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_catalog(Warehouse(str(place / "warehouse")), catalog)
     save_small_model(place / "model", catalog)
     assert cli("embed", "--warehouse", place / "warehouse", "--model", place / "model") == 0
+    before = load_card(str(place / "model")).fingerprint
     poison_model(place / "model")
+    # The rows of the items stay those of before: it is the users that are to be poisoned.
+    rows = place / "warehouse" / "item_embeddings"
+    after = load_card(str(place / "model")).fingerprint
+    (rows / f"model={before}").rename(rows / f"model={after}")
     return place
 
 
@@ -54,6 +60,7 @@ def poison_model(folder: Path) -> None:
     """Shorter prompts, a token whose row is not a number, one beyond the model's table."""
     card = json.loads((folder / "r2ec.json").read_text())
     card["prompt"]["max_prompt_tokens"] = 180
+    del card["fingerprint"]
     (folder / "r2ec.json").write_text(json.dumps(card))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]  # bytes as characters: ÿ is Ã ¿, ß is Ã Ł

@@ -244,6 +244,14 @@ def test_a_second_scorer_on_the_same_shard_is_told_so(
         (("--shard", 4, "--num-shards", 2), 2, "--shard 4"),
         (("--category", "Boats"), 2, "Boats"),
         (("--bogus",), 2, "bogus"),
+        (("--temperature", "nan"), 2, "'nan' is not a finite number"),
+        (("--temperature", "inf"), 2, "'inf' is not a finite number"),
+        (("--temperature", "1e-40"), 2, "temperature 1e-40: give a number from 1e-06, or 0"),
+        (("--temperature", 1, "--sampling-top-p", "nan"), 2, "'nan' is not a finite number"),
+        (("--max-error-share", "nan"), 2, "'nan' is not a finite number"),
+        (("--max-error-share", 5), 2, "5.0 is not in the range"),
+        (("--max-error-share", -1), 2, "-1.0 is not in the range"),
+        (("--price-per-hour", "nan"), 2, "'nan' is not a finite number"),
     ],
 )
 def test_wrong_use_of_score_is_named(
@@ -256,6 +264,71 @@ def test_wrong_use_of_score_is_named(
     place, _ = shop
     assert score(place, *arguments) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table", ["histories", "catalog", "item_embeddings"])
+def test_a_damaged_table_is_named_by_its_file(
+    shop: tuple[Path, Catalog], table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = shop
+    file = next((place / "warehouse" / table).rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-20])
+    capsys.readouterr()
+    assert score(place) == 3
+    assert capsys.readouterr().err.startswith(f"error: {file} cannot be read as Parquet")
+    if table == "item_embeddings":
+        file.unlink()
+        assert cli("embed", "--warehouse", place / "warehouse", "--model", place / "model") == 0
+        assert score(place) == 0
+
+
+def test_the_shard_of_an_indexed_job_is_its_completion_index(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _ = shop
+    for index in (1, 0):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+        assert score(place, "--num-shards", 2) == 0
+        assert f"shard {index} of 2" in capsys.readouterr().out
+    assert publish(place) == 0
+    assert published(place)[1].num_rows == 24
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "²")
+    assert score(place, "--num-shards", 2) == 2
+    assert "JOB_COMPLETION_INDEX is '²'" in capsys.readouterr().err
+
+
+def test_a_catalog_of_three_items_gives_what_is_left_of_it(tmp_path: Path) -> None:
+    catalog = write_shop(str(tmp_path / "warehouse"), num_items=3)
+    save_small_model(tmp_path / "model", catalog)
+    at = ("--warehouse", tmp_path / "warehouse", "--model", tmp_path / "model")
+    assert cli("embed", *at) == 0
+    assert score(tmp_path, "--top-k", 1000) == 0
+    lists, reasons = published(tmp_path)
+    histories = Warehouse(str(tmp_path / "warehouse")).read_table(schemas.HISTORIES, date=DATE)
+    left = {
+        row["user_id"]: {0, 1, 2} - set(row["history_item_index"]) for row in histories.to_pylist()
+    }
+    assert reasons["user_id"].to_pylist() == sorted(left)
+    assert set(map(len, left.values())) == {0, 1, 2}
+    found: dict[str, set[int]] = {user: set() for user in left}
+    for row in lists.to_pylist():
+        found[row["user_id"]].add(row["item_index"])
+    assert found == left
+    assert score(tmp_path, "--top-k", 1000, "--allow-repeat") == 0
+    assert published(tmp_path)[0].num_rows == 24 * 3
+
+
+def test_a_list_of_items_is_read_as_editors_save_it(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, catalog = shop
+    banned = place / "banned.txt"
+    banned.write_bytes(f"\ufeff{catalog.items[1].item_id}\r\n\r\n".encode())
+    assert score(place, "--exclude-items", banned, "--top-k", 1000) == 0
+    assert catalog.items[1].item_id not in published(place)[0]["item_id"].to_pylist()
+    banned.write_bytes("Bücher".encode("latin-1"))
+    assert score(place, "--exclude-items", banned) == 2
+    assert f"--exclude-items {banned} is not in UTF-8" in capsys.readouterr().err
 
 
 def test_catalogs_that_a_model_does_not_know_are_refused_and_longer_ones_embedded(

@@ -93,10 +93,10 @@ def small_model(
 
 
 def save_small_model(
-    path: Path, catalog: Catalog, *, family: str = "qwen2", seed: int = 0
+    path: Path, catalog: Catalog, *, family: str = "qwen2", seed: int = 0, **shape: Any
 ) -> ModelCard:
     """A complete model directory with random weights that knows `catalog`."""
-    model, encoder = small_model(family, seed)
+    model, encoder = small_model(family, seed, **shape)
     card = ModelCard(
         tau=TAU,
         marker=MARKER,

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from r2ec.errors import R2ecError, StoppedError
 from r2ec.model.checkpoint import ModelCard
+from r2ec.model.memory import TRAINING_ADVICE, memory_advice
 from r2ec.recpo.checkpoints import checkpoints
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.journal import Journal
-from r2ec.recpo.memory import memory_advice
 from r2ec.recpo.stage import StagePlan, run_stage
 from r2ec.retrieval.embed import encode_rows
 from tests.factories import ranks
@@ -289,9 +289,9 @@ def test_the_backwards_of_a_step_add_up(world: World, zero_stage: int) -> None:
 
 def test_a_failed_allocation_ends_with_advice() -> None:
     advice = r"out of memory .* lower recpo\.micro_batch_rows"
-    with pytest.raises(R2ecError, match=advice), memory_advice():
+    with pytest.raises(R2ecError, match=advice), memory_advice(TRAINING_ADVICE):
         torch.empty(1 << 55, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="mat1"), memory_advice():
+    with pytest.raises(RuntimeError, match="mat1"), memory_advice(TRAINING_ADVICE):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 

@@ -7,13 +7,16 @@ from itertools import pairwise
 import pytest
 import torch
 
+from r2ec.model.checkpoint import encoder_for
 from r2ec.model.choice import choose_tokens, uniforms
 from r2ec.model.dual_head import DualHeadModel
+from r2ec.model.scratch import train_tokenizer
 from r2ec.sampler import Completion, SamplingSettings, sample
 from r2ec.text.tokens import PromptEncoder
 from tests.factories.models import (
     FAMILIES,
     MARKER,
+    PROMPT,
     examples_of,
     small_catalog,
     small_model,
@@ -206,6 +209,20 @@ def test_the_marker_is_found_however_it_is_split() -> None:
         assert encoder.closes_marker(ids)
         for short, _ in pairwise(range(len(ids) + 1)):
             assert not encoder.closes_marker(ids[:short])
+
+
+@pytest.mark.parametrize(
+    "text", ["lamp<answer>. ink", "lamp <answer>\n\nink", "lamp (<answer>) ink", "<<answer>> ink"]
+)
+def test_the_marker_is_found_where_its_ends_are_parts_of_other_tokens(text: str) -> None:
+    tokenizer = train_tokenizer(iter([text] * 40), 330)
+    encoder = encoder_for(tokenizer, marker=MARKER, prompt=PROMPT, stop_ids=[])
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    shown = [tokenizer.decode(ids[:length]) for length in range(1, len(ids) + 1)]
+    first = next(length for length, seen in enumerate(shown, start=1) if MARKER in seen)
+    assert tuple(ids[first - len(encoder.marker_ids) : first]) != encoder.marker_ids
+    for length in range(1, first + 1):
+        assert encoder.closes_marker(ids[:length]) == (length == first)
 
 
 def test_lengths_that_disagree_and_empty_prompts_are_refused() -> None:

@@ -33,7 +33,13 @@ def test_messages_for_people_stand_there_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [MemoryError(), OSError(28, "No space left"), torch.OutOfMemoryError("CUDA")]
+    "fault",
+    [
+        MemoryError(),
+        OSError(28, "No space left"),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
 )
 def test_faults_of_the_machine_are_no_row_s_fault(fault: Exception) -> None:
     def fail(rows: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from r2ec.errors import NotReadyError, UsageError
+from r2ec.infer import lease
 from r2ec.infer.lease import Lease, LeaseHeldError
 from r2ec.infer.plan import shard_of
 from r2ec.infer.publish import publish
@@ -66,6 +67,26 @@ def test_a_live_second_scorer_is_refused_and_a_dead_one_taken_over(warehouse: Wa
         with pytest.raises(LeaseHeldError):
             Lease(warehouse, "score-R-0", what=what).__enter__()
         alive.communicate(b"\n")
+
+
+def test_a_heartbeat_that_cannot_be_written_is_tried_again(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    folder, aside = Path(warehouse.path("_staging", "leases")), tmp_path / "aside"
+    file = folder / "score-R-0.json"
+    with Lease(warehouse, "score-R-0", what="shard 0"):
+        folder.rename(aside)
+        folder.write_text("a file where a folder must be")
+        time.sleep(0.2)
+        folder.unlink()
+        aside.rename(folder)
+        file.unlink()
+        until = time.monotonic() + 30
+        while not file.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert file.exists()
+    assert not file.exists()
 
 
 def test_a_writer_refuses_rows_that_are_no_part_of_its_shard(warehouse: Warehouse) -> None:

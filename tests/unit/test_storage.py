@@ -116,6 +116,26 @@ def test_a_missing_partition_says_what_is_there_and_what_builds_it(warehouse: Wa
         warehouse.read_table(schemas.ITEM_EMBEDDINGS, model="m")
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "overwritten"])
+def test_a_damaged_file_is_named_with_what_builds_it(warehouse: Warehouse, damage: str) -> None:
+    warehouse.write_parquet(catalog_rows([0, 1]), "catalog", "version=v1", "a.parquet")
+    file = Path(warehouse.path("catalog", "version=v1", "a.parquet"))
+    data = file.read_bytes()
+    middle = len(data) // 2
+    file.write_bytes(
+        {
+            "cut": data[:-20],
+            "empty": b"",
+            "overwritten": data[:middle] + bytes(len(data) - middle - 8) + data[-8:],
+        }[damage]
+    )
+    told = r"a\.parquet cannot be read as Parquet.*build_catalog"
+    with pytest.raises(NotReadyError, match=told):
+        warehouse.read_table(schemas.CATALOG, version="v1")
+    with pytest.raises(NotReadyError, match=told):
+        list(warehouse.iter_batches(schemas.CATALOG, batch_rows=8, version="v1"))
+
+
 def test_a_table_without_a_column_is_named(warehouse: Warehouse) -> None:
     rows = catalog_rows([0]).drop_columns(["title"])
     warehouse.write_parquet(rows, "catalog", "version=v1", "a.parquet")
