@@ -466,7 +466,8 @@ def test_a_run_of_a_version_without_some_setting_may_be_resumed_at_its_default(
     del stored["contrastive"]["rationale_share"]
     (run_dir / "config.json").write_text(json.dumps(stored))
     prepare_run_dir(config, run_dir, resume=True, fresh=False)
-    other = TrainConfig.model_validate({"paths": paths, "contrastive": {"rationale_share": 0.5}})
+    rationales = {"rationale_share": 0.5, "reasoning_share": 0.5}
+    other = TrainConfig.model_validate({"paths": paths, "contrastive": rationales})
     with pytest.raises(UsageError, match=r"rationale_share was 0\.0, now 0\.5"):
         prepare_run_dir(other, run_dir, resume=True, fresh=False)
 
