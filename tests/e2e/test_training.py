@@ -24,7 +24,7 @@ from r2ec.errors import UsageError
 from r2ec.model.checkpoint import load_model
 from r2ec.recpo.batches import batch_at
 from r2ec.recpo.checkpoints import checkpoints
-from r2ec.recpo.train import prepare_run_dir
+from r2ec.recpo.run_folder import prepare_run_dir
 from r2ec.storage import Warehouse
 from r2ec.tables import load_examples
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
