@@ -16,6 +16,7 @@ from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
 from r2ec.model.checkpoint import check_catalog, load_base, load_model
+from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
@@ -132,6 +133,7 @@ def greedy_ranks(
 
     Seen items don't compete; a target that was bought before does.
     """
+    check_context(model, encoder, reasoning_budget, "the reasoning budget")
     settings = SamplingSettings(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
     )

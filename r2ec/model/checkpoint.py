@@ -117,9 +117,13 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
 
 
 def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
-    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`."""
+    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`.
+
+    Raises `UsageError` for a target that no layer of the model is named by.
+    """
     import peft
 
+    _check_targets(causal_lm, lora.target_modules, base)
     wrapped: Any = peft.get_peft_model(
         causal_lm,
         peft.LoraConfig(
@@ -131,6 +135,29 @@ def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
     )
     wrapped.active_peft_config.base_model_name_or_path = base
     return wrapped
+
+
+def _check_targets(causal_lm: Any, targets: Sequence[str], base: str) -> None:
+    """As peft matches them: the end of a layer's dotted name."""
+    layers = dict(causal_lm.named_modules())
+    unknown = [
+        target
+        for target in targets
+        if not any(f".{name}".endswith(f".{target}") for name in layers)
+    ]
+    if unknown:
+        blocks = {name.rpartition(".")[2] for name, layer in layers.items() if _is_matrix(layer)}
+        raise UsageError(
+            f"model.lora.target_modules: {base} has no layers named {', '.join(unknown)}; it has"
+            f" {', '.join(sorted(blocks))}"
+        )
+
+
+def _is_matrix(layer: Any) -> bool:
+    """A layer with a weight of two dimensions of its own, the tables of embeddings aside."""
+    weight = getattr(layer, "weight", None)
+    is_table = isinstance(layer, torch.nn.Embedding)
+    return weight is not None and weight.dim() == 2 and not is_table
 
 
 def encoder_for(

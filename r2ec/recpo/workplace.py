@@ -13,6 +13,7 @@ from r2ec.model.checkpoint import (
     ModelCard,
     load_base,
 )
+from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable
@@ -94,6 +95,7 @@ def open_workplace(
         device=world.device,
         recompute=config.engine.gradient_checkpointing,
     )
+    world.on_first(lambda: check_context(model, encoder, *most_reasoning(config)))
     rows = [encoder.item_ids(item) for item in data.catalog.items]
     shares_I = log_shares([example.target_index for example in data.train], len(rows))
     correction = config.in_batch.popularity_correction * shares_I
@@ -117,6 +119,14 @@ def open_workplace(
         tokenizer=tokenizer,
         reference=reference,
     )
+
+
+def most_reasoning(config: TrainConfig) -> tuple[int, str]:
+    """The longest reasoning of a run in tokens, and the setting that it comes from."""
+    budgets = [(config.evaluation.reasoning_budget, "evaluation.reasoning_budget")]
+    if config.recpo.steps:
+        budgets.append((config.recpo.sampling.max_new_tokens, "recpo.sampling.max_new_tokens"))
+    return max(budgets)
 
 
 def run_plan(

@@ -163,7 +163,7 @@ def test_the_deepspeed_launcher_and_partitioned_weights_give_the_same_losses(
     place: Path, straight: Path
 ) -> None:
     """ZeRO 3 trains, evaluates, keeps and delivers whole models."""
-    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus=2", "--no_local_rank"]
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus=2"]
     launcher += ["--master_port", free_port(), "--module"]
     command = train_command(place, "three", "--set", "engine.zero_stage=3")
     ran = subprocess.run(
