@@ -133,6 +133,7 @@ def contrastive_stage(
         journal,
         run_dir,
         source,
+        stage="contrastive",
         weight_decay=settings.weight_decay,
         with_reference=False,
     )
@@ -206,6 +207,7 @@ def recpo_stage(
         journal,
         run_dir,
         source,
+        stage="recpo",
         weight_decay=settings.weight_decay,
         with_reference=settings.kl_weight > 0,
     )

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from r2ec.recpo.update import (
 )
 from r2ec.recpo.validation import validation_ranks
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, load_catalog, load_examples
+from r2ec.tables import Catalog, Example, check_targets, load_catalog, load_examples
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder
 
@@ -71,6 +72,7 @@ def load_data(config: TrainConfig) -> Data:
             f"{config.paths.warehouse}: {len(train)} train and {len(valid)} valid sequences; both"
             " are needed. Use more events, or other split bounds in jobs/build_sequences.py"
         )
+    check_targets([*train, *valid], catalog)
     if len(valid) > config.evaluation.max_valid_users:
         valid = random.Random(0).sample(valid, config.evaluation.max_valid_users)
     return Data(catalog=catalog, train=train, valid=valid)
@@ -84,16 +86,18 @@ def open_workplace(
     run_dir: Path,
     source: str,
     *,
+    stage: str,
     weight_decay: float,
     with_reference: bool,
 ) -> Workplace:
-    """Load the weights a stage starts from and put DeepSpeed around them."""
+    """Load the weights that the stage so named starts from and put DeepSpeed around them."""
     model, encoder, tokenizer = load_base(
         source,
         model=config.model,
         prompt=config.prompt,
         device=world.device,
         recompute=config.engine.gradient_checkpointing,
+        seed=zlib.crc32(f"{config.seed}/{stage}".encode()),
     )
     world.on_first(lambda: check_context(model, encoder, *most_reasoning(config)))
     rows = [encoder.item_ids(item) for item in data.catalog.items]

@@ -74,3 +74,18 @@ def test_adapters_on_layers_that_are_not_there_are_refused_with_those_that_are()
     assert {n.split(".")[-4] for n, p in adapted.named_parameters() if p.requires_grad} == {
         "q_proj"
     }
+
+
+def test_adapters_are_drawn_by_their_seed_whatever_was_drawn_before() -> None:
+    """A stage of a run that was taken up again begins with those of a run left alone."""
+
+    def drawn(seed: int, before: int = 0) -> dict[str, torch.Tensor]:
+        model = small_model()[0].causal_lm
+        torch.rand(before)
+        model = add_adapters(model, LoraConfig(rank=2), base="-", seed=seed)
+        return {name: p for name, p in model.named_parameters() if "lora_A" in name}
+
+    one, again, other = drawn(1), drawn(1, before=3), drawn(2)
+    assert one
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
