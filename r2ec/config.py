@@ -5,7 +5,7 @@ A key that is not known is an error, never ignored. Components take plain values
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -194,18 +194,51 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def settings_have_an_effect(self) -> "TrainConfig":
         """A setting that could not have an effect is refused rather than ignored."""
-        sampling = self.recpo.sampling
-        if self.recpo.support == "top_k" and sampling.top_k == 0:
+        for fault in (
+            *_faults_of_contrastive(self.contrastive),
+            *(_faults_of_recpo(self.recpo) if self.recpo.steps else ()),
+            *_faults_of_lora(self.model.lora),
+        ):
+            raise ValueError(fault)
+        if self.recpo.support == "top_k" and self.recpo.sampling.top_k == 0:
             raise ValueError("recpo.support = 'top_k' needs recpo.sampling.top_k above 0")
-        if self.recpo.steps and sampling.temperature == 0:
-            raise ValueError("recpo.sampling.temperature 0 samples one reasoning G times; set > 0")
-        if self.recpo.steps and self.recpo.token_weight == 0 and self.recpo.item_weight == 0:
-            raise ValueError("recpo.token_weight and recpo.item_weight are both 0: nothing trains")
         for name, stage in (("contrastive", self.contrastive), ("recpo", self.recpo)):
             for key in ("patience", "max_seconds", "max_cpu_seconds"):
                 if getattr(stage, key) and not stage.steps:
                     raise ValueError(f"{name}.{key} has no effect with {name}.steps = 0")
         return self
+
+
+def _faults_of_contrastive(stage: ContrastiveConfig) -> Iterator[str]:
+    """The language loss is on pretended reasonings alone, and rationales are a share of those."""
+    for key in ("lm_weight", "rationale_share"):
+        if getattr(stage, key) and not stage.reasoning_share:
+            yield f"contrastive.{key} has no effect with contrastive.reasoning_share = 0"
+
+
+def _faults_of_recpo(stage: RecpoConfig) -> Iterator[str]:
+    if stage.sampling.temperature == 0:
+        yield "recpo.sampling.temperature 0 samples one reasoning G times; set > 0"
+    if stage.sampling.max_new_tokens == 0:
+        yield (
+            "recpo.sampling.max_new_tokens 0: without a reasoning the rollouts of a group are all"
+            " alike, and nothing trains; set > 0, or recpo.steps = 0"
+        )
+    if stage.token_weight == 0 and stage.item_weight == 0:
+        yield "recpo.token_weight and recpo.item_weight are both 0: nothing trains"
+    if stage.item_weight == 0 and stage.item_softmax != "in_batch":
+        yield "recpo.item_softmax = 'catalog' has no effect with recpo.item_weight = 0"
+    if stage.item_weight and stage.item_softmax == "in_batch" and stage.batch_users == 1:
+        yield (
+            "recpo.item_softmax = 'in_batch' has no effect with recpo.batch_users = 1: a target has"
+            " no others to compete with; set more users, 'catalog', or recpo.item_weight = 0"
+        )
+
+
+def _faults_of_lora(lora: LoraConfig) -> Iterator[str]:
+    for key in ("alpha", "target_modules"):
+        if not lora.rank and getattr(lora, key) != getattr(LoraConfig(), key):
+            yield f"model.lora.{key} has no effect with model.lora.rank = 0"
 
 
 class InitConfig(Section):
@@ -265,12 +298,14 @@ def _validate(kind: type[T], raw: dict[str, Any], path: str, overrides: Sequence
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']}"
-            f" (got {item['input']!r})"
-            for item in error.errors()
-        ]
+        lines = [_told(item["loc"], item["msg"], item["input"]) for item in error.errors()]
         raise UsageError(f"{path}: these settings are wrong:\n" + "\n".join(lines)) from error
+
+
+def _told(place: tuple[int | str, ...], message: str, value: Any) -> str:
+    """A line for people; where settings do not fit together the message names them itself."""
+    message = message.removeprefix("Value error, ")
+    return f"  {'.'.join(map(str, place))}: {message} (got {value!r})" if place else f"  {message}"
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -4,7 +4,7 @@ Times are integer microseconds since 1970 (UTC). Lists are oldest first.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -141,10 +141,29 @@ def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
 def load_examples(warehouse: Warehouse, split: str) -> list[Example]:
     """All rows of a split of `sequences` (`train`, `valid`, `test`), ordered by `sequence_id`.
 
-    Raises `NotReadyError` if the split is not there.
+    Raises `NotReadyError` if the split is not there, or a history in it is broken or empty.
     """
     table = warehouse.read_table(schemas.SEQUENCES, split=split).sort_by("sequence_id")
-    return list(_examples(table))
+    examples = list(_examples(table))
+    for example in examples:
+        if not example.history.item_index:
+            raise NotReadyError(
+                f"sequences/split={split} of {warehouse.root}: sequence {example.sequence_id} of"
+                f" user {example.history.user_id!r}: {example.history.fault or 'no history'}; build"
+                " it again with jobs/build_sequences.py"
+            )
+    return examples
+
+
+def check_targets(examples: Sequence[Example], catalog: Catalog) -> None:
+    """Raise `NotReadyError` for a target that the catalog does not hold."""
+    for example in examples:
+        if not 0 <= example.target_index < catalog.num_items:
+            raise NotReadyError(
+                f"sequence {example.sequence_id} has the target item_index {example.target_index},"
+                f" but catalog version {catalog.version} holds {catalog.num_items} items; build the"
+                " catalog first, then the sequences"
+            )
 
 
 def iter_histories(

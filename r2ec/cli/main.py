@@ -164,9 +164,15 @@ def _log_options() -> list[click.Option]:
     ]
 
 
+def _given_by_launchers() -> click.Option:
+    """The deepspeed launcher puts `--local_rank=N` before all that was typed, and LOCAL_RANK, which
+    is what is read, into the environment."""
+    return click.Option(["--local_rank"], type=int, hidden=True, expose_value=False)
+
+
 @click.group(
     cls=LazyGroup,
-    params=_log_options(),
+    params=[*_log_options(), _given_by_launchers()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=copyable("Example: r2ec-cli sample-data --events 20000 --seed 1 shop"),
 )

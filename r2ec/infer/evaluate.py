@@ -16,12 +16,13 @@ from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
 from r2ec.model.checkpoint import check_catalog, load_base, load_model
+from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, load_catalog, load_examples
+from r2ec.tables import Catalog, Example, check_targets, load_catalog, load_examples
 from r2ec.text.tokens import PromptEncoder
 from r2ec.warehouse_views import run_query, with_views
 
@@ -130,8 +131,11 @@ def greedy_ranks(
 ) -> NDArray[np.int64]:
     """Rank of each target (from 1) after a greedy reasoning of at most `reasoning_budget` tokens.
 
-    Seen items don't compete; a target that was bought before does.
+    Seen items don't compete; a target that was bought before does. Raises `NotReadyError` for a
+    target that the catalog does not hold.
     """
+    check_targets(examples, catalog)
+    check_context(encoder, reasoning_budget, "--reasoning-budget")
     settings = SamplingSettings(
         temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=reasoning_budget
     )

@@ -15,6 +15,7 @@ from r2ec.infer.embed import default_device, load_embeddings
 from r2ec.infer.salvage import Failure, each_or_failure, reason_of
 from r2ec.infer.settings import ScoreSettings, allowed_items
 from r2ec.model.checkpoint import load_model
+from r2ec.model.context import check_context
 from r2ec.retrieval.rank import top_k
 from r2ec.retrieval.table import on_device
 from r2ec.sampler import Completion, sample
@@ -96,6 +97,7 @@ class Scorer:
                 f"{model_dir} holds model {found} now, but the run was begun with model"
                 f" {fingerprint}: score the date again with one model"
             )
+        check_context(self._loaded.encoder, settings.reasoning_budget, "--reasoning-budget")
         self._table_IH = on_device(needs.table_IH, self._loaded.model.device)
         # Its own tokenizer: the fast ones refuse work in a thread while another one sets them up.
         encoder = self._loaded.encoder

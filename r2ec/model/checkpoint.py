@@ -79,10 +79,11 @@ def load_base(
     prompt: PromptConfig,
     device: str = "cpu",
     recompute: bool = False,
+    seed: int = 0,
 ) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
     """Open a plain Hugging Face directory as a dual-head model with these settings.
 
-    `recompute` saves memory in training (see `DualHeadModel`).
+    `recompute` saves memory in training (see `DualHeadModel`); new adapters are drawn by `seed`.
     Raises `NotReadyError` if the directory or its files are missing or damaged, `UsageError` for a
     tokenizer or a kind of model that cannot be used.
     """
@@ -91,7 +92,7 @@ def load_base(
     stops = causal_lm.generation_config.eos_token_id
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
     if model.lora.rank:
-        causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
+        causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()), seed=seed)
     dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
     dual.check_backbone()
     encoder = encoder_for(
@@ -122,21 +123,51 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
         ) from error
 
 
-def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
-    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`."""
+def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str, seed: int = 0) -> Any:
+    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`.
+
+    One half of each is drawn by `seed`, whatever was drawn before, so that a stage begins alike in
+    a run that was taken up again; the other half is 0.
+    Raises `UsageError` for a target that no layer of the model is named by.
+    """
     import peft
 
-    wrapped: Any = peft.get_peft_model(
-        causal_lm,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=list(lora.target_modules),
-            task_type="CAUSAL_LM",
-        ),
+    _check_targets(causal_lm, lora.target_modules, base)
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
     )
+    # peft draws from the global generator alone.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped: Any = peft.get_peft_model(causal_lm, settings)
     wrapped.active_peft_config.base_model_name_or_path = base
     return wrapped
+
+
+def _check_targets(causal_lm: Any, targets: Sequence[str], base: str) -> None:
+    """As peft matches them: the end of a layer's dotted name."""
+    layers = dict(causal_lm.named_modules())
+    unknown = [
+        target
+        for target in targets
+        if not any(f".{name}".endswith(f".{target}") for name in layers)
+    ]
+    if unknown:
+        blocks = {name.rpartition(".")[2] for name, layer in layers.items() if _is_matrix(layer)}
+        raise UsageError(
+            f"model.lora.target_modules: {base} has no layers named {', '.join(unknown)}; it has"
+            f" {', '.join(sorted(blocks))}"
+        )
+
+
+def _is_matrix(layer: Any) -> bool:
+    """A layer with a weight of two dimensions of its own, the tables of embeddings aside."""
+    weight = getattr(layer, "weight", None)
+    is_table = isinstance(layer, torch.nn.Embedding)
+    return weight is not None and weight.dim() == 2 and not is_table
 
 
 def encoder_for(

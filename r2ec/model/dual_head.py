@@ -179,7 +179,8 @@ class DualHeadModel(nn.Module):
         return hidden_BLH[torch.arange(ids_BL.shape[0], device=hidden_BLH.device), last_B]
 
     def check_backbone(self) -> None:
-        """Raise `UsageError` for attention that takes no mask of ours, or logits that differ.
+        """Raise `UsageError` for attention that takes no mask of ours, or logits that differ or are
+        not finite.
 
         Guards against a family whose config has yet another way to change its logits.
         """
@@ -194,6 +195,11 @@ class DualHeadModel(nn.Module):
         with torch.no_grad():
             own = self.logits(self.hidden_states(ids, torch.ones_like(ids))[0])
             reference = self.causal_lm(input_ids=ids).logits[0].float()
+        if not torch.isfinite(own).all():
+            raise UsageError(
+                f"{type(self._pretrained()).__name__} writes logits that are not finite in"
+                f" {self.dtype}: its weights are damaged, or need another dtype; copy it again"
+            )
         difference = (own - reference).abs().max().item()
         if difference > 1e-2 * (1 + reference.abs().max().item()):
             raise UsageError(

@@ -8,9 +8,10 @@ import torch
 from r2ec.errors import R2ecError
 
 TRAINING_ADVICE = (
-    "lower recpo.micro_batch_rows, contrastive.micro_batch_users, recpo.sampling.batch_rows,"
-    " evaluation.batch_rows, prompt.max_prompt_tokens or recpo.sampling.max_new_tokens, raise"
-    " engine.zero_stage, or train adapters (model.lora.rank); then start again"
+    "lower recpo.micro_batch_rows, contrastive.micro_batch_users, recpo.sampling.batch_rows or"
+    " evaluation.batch_rows, or set engine.gradient_checkpointing = true, and go on with --resume."
+    " Where that is not enough, start anew with --fresh and lower prompt.max_prompt_tokens or"
+    " recpo.sampling.max_new_tokens, raise engine.zero_stage, or train adapters (model.lora.rank)"
 )
 SCORING_ADVICE = (
     "lower --batch-rows, the same for all shards (it makes another run), or take a device with more"

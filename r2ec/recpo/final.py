@@ -16,7 +16,7 @@ from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, load_examples
+from r2ec.tables import Catalog, Example, check_targets, load_examples
 
 _LOG = get_logger(__name__)
 CUT_OFFS = (5, 10, 20)
@@ -39,6 +39,7 @@ def evaluate_delivered(config: TrainConfig, world: World, catalog: Catalog) -> N
         if not examples:
             _LOG.warning("sequences/split=%s is empty: not evaluated", split)
             continue
+        check_targets(examples, catalog)
         own = world.share(examples)
         ranks = _greedy_ranks(loaded, catalog, table_IH, own, budget, config.evaluation.batch_rows)
         whole = world.gather_rows(ranks, len(examples)).cpu().numpy()

@@ -12,7 +12,7 @@ from r2ec.tables import Example
 if TYPE_CHECKING:
     from r2ec.recpo.engine import World
 
-_REMEDY = "Lower the learning rate or engine.gradient_clipping, and --resume"
+_REMEDY = "Lower the learning rate or engine.gradient_clipping, and go on with --resume"
 
 
 def sum_finite(world: "World", own: Tensor, what: str, examples: Sequence[Example]) -> Tensor:

@@ -1,18 +1,12 @@
 """`r2ec-cli train`: contrastive stage, then RecPO, alone or under torchrun/deepspeed."""
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from r2ec.config import TrainConfig
-from r2ec.errors import UsageError
-from r2ec.lock import FOLDER_LOCKS, JobLock, folder_lock
+from r2ec.lock import JobLock, folder_lock
 from r2ec.logs import get_logger
 from r2ec.model.checkpoint import (
     check_hugging_face,
@@ -28,6 +22,13 @@ from r2ec.recpo.engine import World
 from r2ec.recpo.final import evaluate_delivered
 from r2ec.recpo.journal import Journal
 from r2ec.recpo.peers import lost_peers
+from r2ec.recpo.run_folder import (
+    FINISHED,
+    check_data,
+    prepare_run_dir,
+    read_finished,
+    write_json,
+)
 from r2ec.recpo.stage import peak_memory_bytes
 from r2ec.recpo.step import recpo_step
 from r2ec.recpo.workplace import Data, build_card, load_data, open_workplace, run_plan
@@ -86,9 +87,13 @@ def _run(
 ) -> dict[str, dict[str, float]]:
     run_dir = config.paths.resolved_run_dir
     data = load_data(config)
-    world.on_first(lambda: prepare_run_dir(config, run_dir, resume=resume, fresh=fresh))
-    state_file = run_dir / "finished.json"
-    finished = json.loads(state_file.read_text()) if resume and state_file.exists() else {}
+
+    def prepare() -> None:
+        prepare_run_dir(config, run_dir, resume=resume, fresh=fresh)
+        check_data(data, run_dir)
+
+    world.on_first(prepare)
+    finished = read_finished(run_dir) if resume else {}
     journal = Journal(run_dir, active=world.is_first)
     source = config.paths.base_model
     for name, steps, stage in (
@@ -100,7 +105,7 @@ def _run(
         if name not in finished:
             finished[name] = stage(config, world, data, journal, run_dir, source, resume, stopping)
             if world.is_first:
-                _write_json(state_file, finished)
+                write_json(run_dir / FINISHED, finished)
             world.barrier()
         source = str(run_dir / name)
     if world.is_first:
@@ -133,6 +138,7 @@ def contrastive_stage(
         journal,
         run_dir,
         source,
+        stage="contrastive",
         weight_decay=settings.weight_decay,
         with_reference=False,
     )
@@ -206,6 +212,7 @@ def recpo_stage(
         journal,
         run_dir,
         source,
+        stage="recpo",
         weight_decay=settings.weight_decay,
         with_reference=settings.kl_weight > 0,
     )
@@ -222,48 +229,6 @@ def recpo_stage(
         resume=resume,
         stopping=stopping,
     )
-
-
-def prepare_run_dir(config: TrainConfig, run_dir: Path, *, resume: bool, fresh: bool) -> None:
-    """Make the run folder and keep the resolved configuration in it.
-
-    Raises `UsageError` where a run is there and neither `resume` nor `fresh` was asked for, or the
-    configuration of the run to be resumed differs.
-    """
-    resolved = json.loads(config.model_dump_json())
-    file = run_dir / "config.json"
-    if file.exists() and not fresh:
-        if not resume:
-            raise UsageError(
-                f"{run_dir} holds a run already: go on with --resume, or start anew with --fresh"
-            )
-        before = _read_config(file)
-        changed = _differences(before, resolved)
-        if changed:
-            raise UsageError(
-                f"{run_dir} was started with another configuration: {'; '.join(changed)}."
-                " Resume with the same one, or start anew with --fresh"
-            )
-        return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for path in run_dir.iterdir() if fresh else ():
-        if path.name == FOLDER_LOCKS:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    _write_json(file, resolved)
-
-
-def _read_config(file: Path) -> Any:
-    """The configuration a run was started with; settings that its version did not know have their
-    defaults."""
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    try:
-        return json.loads(TrainConfig.model_validate(stored).model_dump_json())
-    except ValidationError:
-        return stored
 
 
 def deliver(
@@ -304,20 +269,3 @@ def log_summary(finished: dict[str, dict[str, float]]) -> None:
             figures["best_step"],
             figures["steps"],
         )
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(before.keys() | now.keys())
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if before == now else [f"{path} was {before!r}, now {now!r}"]
-
-
-def _write_json(file: Path, value: Any) -> None:
-    staging = file.with_suffix(".writing")
-    staging.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    staging.replace(file)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from r2ec.model.checkpoint import (
     ModelCard,
     load_base,
 )
+from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable
@@ -24,7 +26,7 @@ from r2ec.recpo.update import (
 )
 from r2ec.recpo.validation import validation_ranks
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, load_catalog, load_examples
+from r2ec.tables import Catalog, Example, check_targets, load_catalog, load_examples
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder
 
@@ -70,6 +72,7 @@ def load_data(config: TrainConfig) -> Data:
             f"{config.paths.warehouse}: {len(train)} train and {len(valid)} valid sequences; both"
             " are needed. Use more events, or other split bounds in jobs/build_sequences.py"
         )
+    check_targets([*train, *valid], catalog)
     if len(valid) > config.evaluation.max_valid_users:
         valid = random.Random(0).sample(valid, config.evaluation.max_valid_users)
     return Data(catalog=catalog, train=train, valid=valid)
@@ -83,17 +86,20 @@ def open_workplace(
     run_dir: Path,
     source: str,
     *,
+    stage: str,
     weight_decay: float,
     with_reference: bool,
 ) -> Workplace:
-    """Load the weights a stage starts from and put DeepSpeed around them."""
+    """Load the weights that the stage so named starts from and put DeepSpeed around them."""
     model, encoder, tokenizer = load_base(
         source,
         model=config.model,
         prompt=config.prompt,
         device=world.device,
         recompute=config.engine.gradient_checkpointing,
+        seed=zlib.crc32(f"{config.seed}/{stage}".encode()),
     )
+    world.on_first(lambda: check_context(encoder, *most_reasoning(config)))
     rows = [encoder.item_ids(item) for item in data.catalog.items]
     shares_I = log_shares([example.target_index for example in data.train], len(rows))
     correction = config.in_batch.popularity_correction * shares_I
@@ -117,6 +123,14 @@ def open_workplace(
         tokenizer=tokenizer,
         reference=reference,
     )
+
+
+def most_reasoning(config: TrainConfig) -> tuple[int, str]:
+    """The longest reasoning of a run in tokens, and the setting that it comes from."""
+    budgets = [(config.evaluation.reasoning_budget, "evaluation.reasoning_budget")]
+    if config.recpo.steps:
+        budgets.append((config.recpo.sampling.max_new_tokens, "recpo.sampling.max_new_tokens"))
+    return max(budgets)
 
 
 def run_plan(

@@ -1,4 +1,4 @@
-"""A model that holds few tokens: prompts give way to the reasoning; who does not fit is told."""
+"""A model that holds few tokens: prompts give way to the reasoning, as far as they can."""
 
 from pathlib import Path
 
@@ -39,11 +39,11 @@ def test_the_oldest_items_make_room_for_the_reasoning(place: Path) -> None:
         assert longest(place, budget) <= POSITIONS - marker
 
 
-def test_users_for_whom_no_room_is_left_are_told_so(
+def test_a_budget_that_leaves_no_room_is_refused(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = ("--warehouse", place / "warehouse", "--model", place / "model", "--date", DATE)
-    assert cli("score", *at, "--reasoning-budget", POSITIONS) == 4
+    assert cli("score", *at, "--reasoning-budget", POSITIONS) == 2
     message = capsys.readouterr().err
-    assert "24 of 24 users" in message
-    assert f"that a reasoning of {POSITIONS} leaves of the model's {POSITIONS} positions" in message
+    assert f"the model has {POSITIONS} positions" in message
+    assert "lower --reasoning-budget" in message

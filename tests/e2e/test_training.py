@@ -24,7 +24,7 @@ from r2ec.errors import UsageError
 from r2ec.model.checkpoint import load_model
 from r2ec.recpo.batches import batch_at
 from r2ec.recpo.checkpoints import checkpoints
-from r2ec.recpo.train import prepare_run_dir
+from r2ec.recpo.run_folder import prepare_run_dir
 from r2ec.storage import Warehouse
 from r2ec.tables import load_examples
 from tests.factories.commands import REPOSITORY, cli, finish, metric_lines, start
@@ -163,7 +163,7 @@ def test_the_deepspeed_launcher_and_partitioned_weights_give_the_same_losses(
     place: Path, straight: Path
 ) -> None:
     """ZeRO 3 trains, evaluates, keeps and delivers whole models."""
-    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus=2", "--no_local_rank"]
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus=2"]
     launcher += ["--master_port", free_port(), "--module"]
     command = train_command(place, "three", "--set", "engine.zero_stage=3")
     ran = subprocess.run(
@@ -327,6 +327,40 @@ def test_a_run_killed_anywhere_in_the_writing_of_a_checkpoint_goes_on_from_the_o
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
+def test_adapters_killed_anywhere_between_start_and_end_are_those_of_a_run_left_alone(
+    place: Path,
+) -> None:
+    """Within steps, behind validations, as models are put into place, between the stages."""
+    folder = place / "anywhere"
+    folder.mkdir()
+    more = ["--config", str(place / "anywhere.toml"), "--set", "contrastive.steps=3"]
+    more += ["--set", "recpo.steps=3", "--set", "checkpoint.every_steps=1"]
+    more += ["--set", "contrastive.lr=1e-2", "--set", "recpo.lr=1e-2"]
+    more += ["--set", "contrastive.eval_every=1", "--set", "recpo.eval_every=1"]
+    more += ["--set", "evaluation.at_end=false", "--set", "evaluation.max_valid_users=8"]
+    (place / "anywhere.toml").write_text(CONFIG + LORA)
+    _, *arguments = train_command(place, "unused", *more)
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.factories.killed_runs", folder, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-4000:]
+    kills = (folder / "kills.txt").read_text().splitlines()
+    models = {f"model {name}" for name in ("contrastive", "recpo", "killed")}
+    assert set(kills) == {"journal", "stage over", *models}, kills
+    lines = [[steady(a) for a in metric_lines(folder / f"{n}.run")] for n in ("killed", "straight")]
+    assert lines[0] == lines[1]
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        one, other = (load_file(folder / n / name) for n in ("straight", "killed"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_a_run_told_to_stop_on_one_rank_stops_on_both_and_goes_on(place: Path, two: str) -> None:
     process = start(
         *("torchrun", "--standalone", "--nproc-per-node=2", "-m", "r2ec"),
@@ -466,7 +500,8 @@ def test_a_run_of_a_version_without_some_setting_may_be_resumed_at_its_default(
     del stored["contrastive"]["rationale_share"]
     (run_dir / "config.json").write_text(json.dumps(stored))
     prepare_run_dir(config, run_dir, resume=True, fresh=False)
-    other = TrainConfig.model_validate({"paths": paths, "contrastive": {"rationale_share": 0.5}})
+    rationales = {"rationale_share": 0.5, "reasoning_share": 0.5}
+    other = TrainConfig.model_validate({"paths": paths, "contrastive": rationales})
     with pytest.raises(UsageError, match=r"rationale_share was 0\.0, now 0\.5"):
         prepare_run_dir(other, run_dir, resume=True, fresh=False)
 

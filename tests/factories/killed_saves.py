@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,15 @@ def kill_at(point: str, number: int) -> None:
     sys.addaudithook(watch)
 
 
-def start(log: Path, arguments: list[str], point: tuple[str, int] | None) -> int:
-    """Exit code of one start, negative where a signal ended it."""
+def start(log: Path, arguments: list[str], doom: Callable[[], None] | None) -> int:
+    """Exit code of one start, negative where a signal ended it; `doom` is called before it."""
     child = os.fork()
     if child == 0:
         with log.open("wb") as printed:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
-        if point is not None:
-            kill_at(*point)
+        if doom is not None:
+            doom()
         sys.exit(run(arguments))
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
@@ -95,7 +96,8 @@ def main(folder: Path, *arguments: str) -> None:
     assert start(folder / "straight.log", [*command, str(folder / "straight")], None) == 0
     for number, point in enumerate([*POINTS, None]):
         log = folder / f"start-{number}.log"
-        code = start(log, [*command, str(folder / "killed")], point)
+        doom = None if point is None else partial(kill_at, *point)
+        code = start(log, [*command, str(folder / "killed")], doom)
         assert code == (-signal.SIGKILL if point else 0), (point, code, log.read_text()[-3000:])
 
 

@@ -31,6 +31,7 @@ CONFIG: dict[str, Any] = {
     "contrastive": {"steps": 1},
     "recpo": {
         "steps": 1,
+        "batch_users": max(USERS),
         "group_size": 3,
         "micro_batch_rows": 3,
         "lr": LR,
@@ -51,7 +52,6 @@ def workplace(world: World, zero_stage: int, num_users: int, folder: Path) -> Wo
     if num_users == 1:
         head: Any = model.causal_lm.get_output_embeddings()
         head.weight = nn.Parameter(head.weight.detach().clone() + 0.01)
-    settings = CONFIG | {"recpo": CONFIG["recpo"] | {"batch_users": num_users}}
     engine = Engine(
         world,
         model,
@@ -62,7 +62,7 @@ def workplace(world: World, zero_stage: int, num_users: int, folder: Path) -> Wo
     )
     rows = [encoder.item_ids(item) for item in catalog.items]
     return Workplace(
-        config=TrainConfig.model_validate(settings),
+        config=TrainConfig.model_validate(CONFIG),
         world=world,
         data=Data(catalog=catalog, train=examples_of(catalog, num_users), valid=[]),
         journal=Journal(folder, active=world.is_first),

@@ -10,6 +10,7 @@ from r2ec.config import TrainConfig
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable
 from r2ec.recpo.journal import Journal
+from r2ec.recpo.loss import log_shares
 from r2ec.recpo.step import recpo_step
 from r2ec.recpo.update import frozen_copy
 from r2ec.recpo.workplace import Data, Workplace
@@ -38,12 +39,23 @@ def train(
 ) -> tuple[dict[str, Tensor], list[dict[str, float | None]]]:
     """Weights and figures after some steps of the whole RecPO step."""
     sampling = SAMPLING | changes.pop("sampling", {})
-    config = TrainConfig.model_validate({"recpo": USUAL | {"sampling": sampling} | changes})
+    sections = {name: changes.pop(name) for name in ("in_batch", "engine") if name in changes}
+    config = TrainConfig.model_validate(
+        {"recpo": USUAL | {"sampling": sampling} | changes, **sections}
+    )
     model, encoder = talking_model()
     reference = frozen_copy(model) if config.recpo.kl_weight else None
-    engine = Engine(world, model, zero_stage=0, gradient_clipping=1.0, weight_decay=0.0)
+    engine = Engine(
+        world,
+        model,
+        zero_stage=0,
+        gradient_clipping=config.engine.gradient_clipping,
+        weight_decay=config.recpo.weight_decay,
+    )
     examples = examples_of(CATALOG, 9)
     rows = [encoder.item_ids(item) for item in CATALOG.items]
+    shares_I = log_shares([example.target_index for example in examples], len(rows))
+    correction_I = config.in_batch.popularity_correction * shares_I
     place = Workplace(
         config=config,
         world=world,
@@ -51,7 +63,7 @@ def train(
         journal=Journal(folder, active=False),
         run_dir=folder,
         engine=engine,
-        table=ItemTable(world, rows, next(iter(encoder.stop_ids))),
+        table=ItemTable(world, rows, next(iter(encoder.stop_ids)), correction_I),
         encoder=encoder,
         tokenizer=encoder.tokenizer,
         reference=reference,
@@ -95,6 +107,12 @@ def test_the_same_settings_give_the_same_weights(
         {"refresh_every": 3},
         {"updates_per_rollout": 1},
         {"group_size": 4},
+        {"batch_users": 2},
+        {"lr": 1e-3},
+        {"warmup_steps": 3},
+        {"weight_decay": 0.5},
+        {"in_batch": {"popularity_correction": 0.0}},
+        {"engine": {"gradient_clipping": 1e-6}},
         {"sampling": {"temperature": 0.8}},
         {"sampling": {"top_k": 5}},
         {"sampling": {"top_p": 0.5}},

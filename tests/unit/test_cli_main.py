@@ -50,6 +50,14 @@ def test_our_errors_become_one_line_and_their_exit_code(command, capsys, error, 
     assert capsys.readouterr().err == "error: it broke\n"
 
 
+def test_what_the_deepspeed_launcher_puts_before_a_command_is_taken(command, capsys):
+    command(lambda: click.echo("ran"))
+    assert cli_main.run(["--local_rank=1", "probe"]) == 0
+    assert capsys.readouterr().out == "ran\n"
+    assert cli_main.run(["--help"]) == 0
+    assert "local_rank" not in capsys.readouterr().out
+
+
 def test_full_disk_names_path_and_remedy(command, capsys):
     command(raising(OSError(errno.ENOSPC, "No space left on device", "/data/part-0.parquet")))
     assert cli_main.run(["probe"]) == 1

@@ -74,7 +74,12 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:
     file.write_text("seed = 3\n[recpo]\nsteps = 5\n")
     config = load_train_config(
         str(file),
-        ["recpo.steps=9", "recpo.advantage=rloo", "model.lora.target_modules=['q_proj', 'v_proj']"],
+        [
+            "recpo.steps=9",
+            "recpo.advantage=rloo",
+            "model.lora.rank=2",
+            "model.lora.target_modules=['q_proj', 'v_proj']",
+        ],
     )
     assert (config.seed, config.recpo.steps, config.recpo.advantage) == (3, 9, "rloo")
     assert config.model.lora.target_modules == ("q_proj", "v_proj")
@@ -102,6 +107,19 @@ def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
         ("contrastive.patience=3", "no effect"),
         ("recpo.max_seconds=60", r"recpo\.max_seconds has no effect"),
         ("engine.zero_stage=4", "zero_stage"),
+        ("contrastive.lm_weight=0.5", r"contrastive\.lm_weight has no effect"),
+        ("contrastive.rationale_share=0.5", r"contrastive\.rationale_share has no effect"),
+        ("recpo.steps=1\nrecpo.sampling.max_new_tokens=0", "nothing trains"),
+        ("recpo.steps=1\nrecpo.sampling.temperature=0", "one reasoning G times"),
+        ("recpo.steps=1\nrecpo.token_weight=0\nrecpo.item_weight=0", "nothing trains"),
+        ("recpo.steps=1\nrecpo.batch_users=1", "no others to compete with"),
+        (
+            "recpo.steps=1\nrecpo.item_weight=0\nrecpo.item_softmax='catalog'",
+            r"recpo\.item_softmax = 'catalog' has no effect",
+        ),
+        ("recpo.group_size=1", r"recpo\.group_size"),
+        ("model.lora.alpha=64", r"model\.lora\.alpha has no effect"),
+        ("model.lora.target_modules=['q_proj']", r"model\.lora\.target_modules has no effect"),
         ("evaluation.ks=[5]", "evaluation.ks"),
         ("evaluation.bootstrap_samples=500", "evaluation.bootstrap_samples"),
     ],
@@ -109,5 +127,12 @@ def test_broken_toml_and_missing_files_are_named(tmp_path: Path) -> None:
 def test_settings_without_effect_are_refused(tmp_path: Path, override: str, words: str) -> None:
     file = tmp_path / "a.toml"
     file.write_text("")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=words) as refused:
         load_train_config(str(file), override.split("\n"))
+    assert len(str(refused.value)) < 300, "not the whole configuration"
+
+
+def test_a_batch_of_one_user_ranks_its_target_in_the_catalog(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[recpo]\nsteps = 1\nbatch_users = 1\nitem_softmax = 'catalog'\n")
+    assert load_train_config(str(file)).recpo.batch_users == 1
