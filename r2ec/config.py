@@ -191,6 +191,12 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def longest_reasoning(self) -> int:
+        """Most tokens of a reasoning, in training or in evaluation."""
+        sampled = self.recpo.sampling.max_new_tokens if self.recpo.steps else 0
+        return max(sampled, self.evaluation.reasoning_budget)
+
     @model_validator(mode="after")
     def settings_have_an_effect(self) -> "TrainConfig":
         """A setting that could not have an effect is refused rather than ignored."""

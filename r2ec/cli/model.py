@@ -54,7 +54,12 @@ def init_model(
         option = "--set" if overrides else "--catalog-version"
         raise click.UsageError(f"{option} has no effect with --from: the model is taken as it is")
     if source:
-        model, encoder, _ = load_base(source, model=settings.model, prompt=settings.prompt)
+        model, encoder, _ = load_base(
+            source,
+            model=settings.model,
+            prompt=settings.prompt,
+            reasoning_tokens=settings.longest_reasoning,
+        )
         if Path(source).resolve() != Path(output).resolve():
             shutil.copytree(source, output, dirs_exist_ok=True)
         click.echo(

@@ -15,16 +15,20 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from r2ec.config import LoraConfig, ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
+from r2ec.logs import get_logger
 from r2ec.model.adapters import join_adapters
 from r2ec.model.dual_head import DualHeadModel
+from r2ec.model.limits import check_vocabulary, fit_prompts, learned_positions
 from r2ec.tables import Catalog
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder, build_encoder
 
+_LOG = get_logger(__name__)
 CARD = "r2ec.json"
 FORMAT = 1
 
@@ -79,10 +83,12 @@ def load_base(
     prompt: PromptConfig,
     device: str = "cpu",
     recompute: bool = False,
+    reasoning_tokens: int = 64,
 ) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
     """Open a plain Hugging Face directory as a dual-head model with these settings.
 
-    `recompute` saves memory in training (see `DualHeadModel`).
+    `recompute` saves memory in training (see `DualHeadModel`). Where the model learned its
+    positions one by one, prompts are kept so short that `reasoning_tokens` fit behind them.
     Raises `NotReadyError` if the directory or its files are missing or damaged, `UsageError` for a
     tokenizer or a kind of model that cannot be used.
     """
@@ -90,11 +96,16 @@ def load_base(
     causal_lm, tokenizer = _open_hugging_face(path, getattr(torch, model.dtype))
     stops = causal_lm.generation_config.eos_token_id
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
+    positions = learned_positions(causal_lm)
+    encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
+    encoder = fit_prompts(encoder, positions, reasoning_tokens, path)
+    check_vocabulary(causal_lm, tokenizer, encoder, path)
     if model.lora.rank:
         causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()))
-    dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
+    dual = DualHeadModel(
+        causal_lm, temperature=model.tau, recompute=recompute, num_positions=positions
+    ).to(device)
     dual.check_backbone()
-    encoder = encoder_for(tokenizer, marker=model.marker, prompt=prompt, stop_ids=stop_ids)
     return dual, encoder, tokenizer
 
 
@@ -117,15 +128,32 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
 
 
 def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str) -> Any:
-    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`."""
+    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`.
+
+    Raises `UsageError` where it has none of the projections that are to be adapted.
+    """
     import peft
 
+    linear = {
+        name.rsplit(".", 1)[-1]: module
+        for name, module in causal_lm.base_model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+    adapted = [module for name, module in linear.items() if name in lora.target_modules]
+    absent = [name for name in lora.target_modules if name not in linear]
+    where = f"model.lora.target_modules: {base} has no {', '.join(absent)}; it has"
+    if len(absent) == len(lora.target_modules):
+        raise UsageError(f"{where} {', '.join(sorted(linear))}: name those to be adapted")
+    if absent:
+        _LOG.warning("%s %s; only those named are adapted", where, ", ".join(sorted(linear)))
     wrapped: Any = peft.get_peft_model(
         causal_lm,
         peft.LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             target_modules=list(lora.target_modules),
+            # GPT-2 keeps the weights of its projections the other way round.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in adapted),
             task_type="CAUSAL_LM",
         ),
     )
@@ -205,6 +233,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
         ),
         prompt=card.prompt_config(path),
         device=device,
+        reasoning_tokens=card.reasoning_budget,
     )
     model.eval()
     return LoadedModel(path=path, card=card, model=model, encoder=encoder, tokenizer=tokenizer)

@@ -93,6 +93,7 @@ def open_workplace(
         prompt=config.prompt,
         device=world.device,
         recompute=config.engine.gradient_checkpointing,
+        reasoning_tokens=config.longest_reasoning,
     )
     rows = [encoder.item_ids(item) for item in data.catalog.items]
     shares_I = log_shares([example.target_index for example in data.train], len(rows))
