@@ -123,7 +123,7 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NotReadyError(
             f"{path} cannot be opened as a language model ({type(error).__name__}: {reason}); copy"
-            " or download it again"
+            " or download it again, or take a decoder-only model"
         ) from error
 
 
