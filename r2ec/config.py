@@ -191,6 +191,14 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def longest_reasoning(self) -> tuple[int, str]:
+        """The longest reasoning of a run in tokens, and the setting that it comes from."""
+        budgets = [(self.evaluation.reasoning_budget, "evaluation.reasoning_budget")]
+        if self.recpo.steps:
+            budgets.append((self.recpo.sampling.max_new_tokens, "recpo.sampling.max_new_tokens"))
+        return max(budgets)
+
     @model_validator(mode="after")
     def settings_have_an_effect(self) -> "TrainConfig":
         """A setting that could not have an effect is refused rather than ignored."""

@@ -86,6 +86,7 @@ def sample(
         return []
     longest = max(map(len, prompts)) + settings.max_new_tokens + len(encoder.marker_ids)
     longest += run_ahead - 1
+    model.check_length(longest)
     affordable = cache_bytes // row_bytes(model.config, longest, model.dtype)
     rows = max(group_size, min(batch_rows, affordable, len(prompts) * group_size))
     with torch.no_grad():

@@ -1,18 +1,42 @@
 """Options of the `k8s` commands, and the manifests that they mean."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from r2ec.cli.options import check_day
 from r2ec.errors import UsageError
+from r2ec.logs import get_logger
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 JOB_KINDS = ("spark", "init", "train", "embed", "score", "publish")
 KINDS = ("setup", *JOB_KINDS, "nightly")
+
+
+def _check_namespace(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if len(value) > 63 or not re.fullmatch("[a-z0-9]([a-z0-9-]*[a-z0-9])?", value):
+        raise click.BadParameter(f"{value!r}: up to 63 of a-z, 0-9 and -, none of - at an end")
+    return value
+
+
+def _check_seen(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A path that pods can see: one of this machine's own environment may be another."""
+    if value is None or value.startswith("/") or "://" in value:
+        return value
+    if context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT:
+        get_logger(__name__).warning(
+            "%s=%s is a path of this machine: pods take the default; give %s as they see it",
+            f"R2EC_{str(option.name).upper()}",
+            value,
+            option.opts[0],
+        )
+        return None
+    raise click.BadParameter(f"{value!r}: pods see no relative path; give /data/… or s3://…")
 
 
 def namespace_option(command: Command) -> Command:
@@ -22,6 +46,7 @@ def namespace_option(command: Command) -> Command:
         default="r2ec",
         show_default=True,
         envvar="R2EC_NAMESPACE",
+        callback=_check_namespace,
         metavar="NAME",
         help="Of the cluster.",
     )(command)
@@ -61,12 +86,23 @@ def run_options(command: Command) -> Command:
             help="Settings of the run (train).",
         ),
         click.option(
-            "--warehouse", metavar="PATH", help="As the pods see it.  [default: /data/warehouse]"
+            "--warehouse",
+            callback=_check_seen,
+            metavar="PATH",
+            help="As the pods see it.  [default: /data/warehouse]",
         ),
         click.option(
-            "--base-model", metavar="DIR", help="As the pods see it.  [default: /data/base]"
+            "--base-model",
+            callback=_check_seen,
+            metavar="DIR",
+            help="As the pods see it.  [default: /data/base]",
         ),
-        click.option("--model", metavar="DIR", help="As the pods see it.  [default: /data/model]"),
+        click.option(
+            "--model",
+            callback=_check_seen,
+            metavar="DIR",
+            help="As the pods see it.  [default: /data/model]",
+        ),
         click.option(
             "--set",
             "pairs",

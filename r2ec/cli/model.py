@@ -45,6 +45,7 @@ def init_model(
     """
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_base
+    from r2ec.model.context import check_context
     from r2ec.model.scratch import make_base_model
     from r2ec.storage import Warehouse
     from r2ec.tables import load_catalog
@@ -55,6 +56,7 @@ def init_model(
         raise click.UsageError(f"{option} has no effect with --from: the model is taken as it is")
     if source:
         model, encoder, _ = load_base(source, model=settings.model, prompt=settings.prompt)
+        check_context(encoder, *settings.longest_reasoning)
         if Path(source).resolve() != Path(output).resolve():
             shutil.copytree(source, output, dirs_exist_ok=True)
         click.echo(

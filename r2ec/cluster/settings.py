@@ -12,6 +12,7 @@ CONFIG_HASH = "r2ec/config-sha256"
 TRAINING_SECTIONS = frozenset(TrainConfig.model_fields) - {"paths"}
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|Mi|Gi|Ti|M|G|T)?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _KEYS = {
     "cpu": "request of each pod, such as 4 or 500m",
     "memory": "request and limit of each pod, such as 32Gi",
@@ -55,23 +56,30 @@ def parse_settings(
         key, sign, value = pair.partition("=")
         if not sign or not value:
             raise UsageError(f"--set {pair!r}: give KEY=VALUE; keys are {_keys()}")
+        _check_value(pair, key, value)
         if key.startswith("env."):
             given["environment"][key.removeprefix("env.")] = value
         elif key.split(".")[0] in TRAINING_SECTIONS:
             training.append(f"--set={pair}")
-        elif key in ("cpu", "memory", "gpu"):
-            if not _QUANTITY.fullmatch(value):
-                raise UsageError(f"--set {pair!r}: {value!r} is no quantity such as 4, 500m, 16Gi")
-            given[key] = value
         elif key in ("deadline", "retries"):
-            if not value.isdigit():
-                raise UsageError(f"--set {pair!r}: give a whole number")
             given[key] = int(value)
         elif key in _KEYS:
             given[key] = value
         else:
             raise UsageError(f"--set {pair!r}: no such key; there are {_keys()}")
+    if image is not None and not re.fullmatch(r"\S+", image):
+        raise UsageError(f"--image {image!r}: give an image such as registry.example.com/r2ec:1.0")
     return PodSettings(image=image, **given), tuple(training)
+
+
+def _check_value(pair: str, key: str, value: str) -> None:
+    """Raise `UsageError` for what a cluster would refuse, or take for something else."""
+    if key in ("cpu", "memory") and not _QUANTITY.fullmatch(value):
+        raise UsageError(f"--set {pair!r}: {value!r} is no quantity such as 4, 500m, 16Gi")
+    if key in ("gpu", "deadline", "retries") and not re.fullmatch("[0-9]+", value):
+        raise UsageError(f"--set {pair!r}: give a whole number")
+    if key in ("queue", "priority", "secret") and not _NAME.fullmatch(value):
+        raise UsageError(f"--set {pair!r}: {value!r} is no name of a cluster's: a-z, 0-9 and -")
 
 
 def set_pod(spec: dict[str, Any], settings: PodSettings) -> None:

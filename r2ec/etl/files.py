@@ -21,6 +21,7 @@ from r2ec.etl.file_heads import (
     json_keys,
     parquet_schema,
     python_keys,
+    require_encoding,
 )
 from r2ec.etl.input_table import table_facts
 from r2ec.etl.inputs import ColumnName, InteractionInput, ItemInput
@@ -36,6 +37,7 @@ EXTENSIONS = {
 }
 _COMPRESSED = re.compile(r"\.(gz|bz2|zst|lz4|snappy|deflate)$", re.IGNORECASE)
 _LOOKERS = 8
+_SHOWN_FIELDS = 20
 LOCAL_SLASHES = "^file:/+"
 # What a table is taken for of which nobody knows how large it is.
 _UNKNOWN_TABLE_BYTES = 1 << 36
@@ -48,8 +50,9 @@ class InputFile:
     `uri` is the address that Spark reports for each row, in its plain form; `read_path` is what
     Spark is told to read (pattern characters escaped). A file without a row has no `columns`.
     `has_header` and `is_multi_line` are of CSV alone, `schema` of Parquet (as its footer has it).
-    With an `error` the file cannot be read. A table of Spark's catalog is a file of the format
-    `table`: both addresses are its name, and its bytes are 0 where nobody knows them.
+    `nested` are the fields within columns, as `column.field`. With an `error` the file cannot be
+    read. A table of Spark's catalog is a file of the format `table`: both addresses are its name,
+    and its bytes are 0 where nobody knows them.
     """
 
     number: int
@@ -58,11 +61,18 @@ class InputFile:
     format: str
     num_bytes: int
     delimiter: str = ","
+    quote: str = '"'
+    encoding: str = "utf-8"
     has_header: bool = True
     is_multi_line: bool = False
     columns: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
     schema: str = ""
     error: str | None = None
+
+    def has(self, column: str) -> bool:
+        """Whether there is such a column, or such a field of one."""
+        return column in self.columns or column in self.nested
 
     @property
     def num_plain_bytes(self) -> int:
@@ -83,7 +93,7 @@ def find_inputs(
     names the option to blame. A file that cannot be read is an error unless it may be skipped.
     """
     if source.table:
-        columns, num_bytes = table_facts(spark, source.table, option)
+        columns, nested, num_bytes = table_facts(spark, source.table, option)
         return [
             InputFile(
                 number=0,
@@ -92,8 +102,10 @@ def find_inputs(
                 format="table",
                 num_bytes=num_bytes,
                 columns=columns,
+                nested=nested,
             )
         ]
+    require_encoding(spark, source.encoding)
     found: dict[str, Any] = {}
     for path in source.paths:
         statuses = list(_walk(spark, path))
@@ -115,6 +127,8 @@ def find_inputs(
             format=kind,
             num_bytes=status.getLen(),
             delimiter=source.delimiter or separator,
+            quote=source.quote,
+            encoding=source.encoding,
             has_header=not source.column_names,
             is_multi_line=source.multi_line and kind == "csv",
             columns=source.column_names,
@@ -132,7 +146,7 @@ def plain_uri(uri: str) -> str:
 
 def resolve(files: list[InputFile], columns: dict[str, ColumnName]) -> dict[str, str]:
     """Our name -> the input's column: of several names the first that any of the files has."""
-    there = {column for file in files for column in file.columns}
+    there = {column for file in files for column in (*file.columns, *file.nested)}
     names = {name: (c,) if isinstance(c, str) else c for name, c in columns.items()}
     return {name: next((c for c in some if c in there), some[0]) for name, some in names.items()}
 
@@ -147,12 +161,12 @@ def require_columns(
     wanted = resolve(files, columns)
     for file in files:
         for name in sorted(required) if file.columns and not file.error else ():
-            if wanted[name] not in file.columns:
+            if not file.has(wanted[name]):
                 names = columns[name]
                 others = "" if isinstance(names, str) else f", nor {', '.join(names[1:])}"
                 raise UsageError(
                     f"{file.uri} has no column {wanted[name]!r}{others} "
-                    f"(it has: {', '.join(file.columns)}); name the right one by {options[name]}"
+                    f"(it has: {_listed(file)}); name the right one by {options[name]}"
                 )
 
 
@@ -161,13 +175,19 @@ def require_columns_somewhere(spark: SparkSession, files: list[InputFile], optio
     if any(file.columns or file.error for file in files):
         return
     for file in files:
-        line = first_text(spark, file.uri) if file.num_bytes else ""
+        line = first_text(spark, file.uri, file.encoding) if file.num_bytes else ""
         if line:
             raise UsageError(
                 f"{file.uri}: none of its first lines is a JSON object (it begins with "
                 f"{example(line)!r}); give one object a line (`jq -c '.[]'` makes them of an "
                 f"array), or {option}-format pydict for Python dictionaries"
             )
+
+
+def _listed(file: InputFile) -> str:
+    """The columns for people; of fields within them the first, as some have hundreds."""
+    more = ", …" if len(file.nested) > _SHOWN_FIELDS else ""
+    return ", ".join([*file.columns, *file.nested[:_SHOWN_FIELDS]]) + more
 
 
 def _kind(uri: str, format: str, option: str) -> tuple[str, str]:
@@ -224,11 +244,14 @@ def _with_columns(spark: SparkSession, file: InputFile) -> InputFile:
     if file.num_bytes == 0:
         return replace(file, columns=())
     if file.format == "parquet":
-        names, schema = parquet_schema(spark, file.uri)
-        return replace(file, columns=names, schema=schema)
+        names, nested, schema = parquet_schema(spark, file.uri)
+        return replace(file, columns=names, nested=nested, schema=schema)
     if file.columns:
+        first_text(spark, file.uri, file.encoding)  # an error where it cannot be read
         return file
     if file.format == "csv":
-        return replace(file, columns=csv_header(spark, file.uri, file.delimiter))
+        names = csv_header(spark, file.uri, file.delimiter, file.quote, file.encoding)
+        return replace(file, columns=names)
     keys = python_keys if file.format == "pydict" else json_keys
-    return replace(file, columns=keys(spark, file.uri))
+    names, nested = keys(spark, file.uri, file.encoding)
+    return replace(file, columns=names, nested=nested)

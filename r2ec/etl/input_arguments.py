@@ -1,6 +1,7 @@
 """The options that say where a job's rows are and what their columns mean."""
 
 import argparse
+import codecs
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -9,9 +10,13 @@ from r2ec.errors import UsageError
 from r2ec.etl.inputs import FORMATS, ITEM_FIELDS, TIME_UNITS, InteractionInput, ItemInput
 from r2ec.etl.mapping import READY
 
+# What separates rows and values, and what values of numbers are made of.
+_ASCII = '\n\r\t,;|:"0123456789'
 LOG_OPTIONS = {
     "interactions_format": "format",
     "delimiter": "delimiter",
+    "quote": "quote",
+    "encoding": "encoding",
     "column_names": "column_names",
     "multi_line": "multi_line",
     "user_column": "user_column",
@@ -31,6 +36,8 @@ LOG_OPTIONS = {
 ITEM_OPTIONS = {
     "items_format": "format",
     "items_delimiter": "delimiter",
+    "items_quote": "quote",
+    "items_encoding": "encoding",
     "items_column_names": "column_names",
     "items_multi_line": "multi_line",
     "items_item_column": "item_column",
@@ -48,7 +55,11 @@ def add_log_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     log.add_argument(
         "--interactions-format", choices=FORMATS, help="by the file's name if not given"
     )
-    log.add_argument("--delimiter", metavar="CHAR", help="of CSV files (',', in .tsv a tab)")
+    log.add_argument(
+        "--delimiter", metavar="CHAR", help="of CSV files (',', in .tsv a tab); also as '::'"
+    )
+    log.add_argument("--quote", metavar="CHAR", help="of CSV files ('\"'); none: quotes are text")
+    log.add_argument("--encoding", metavar="NAME", help="of text files (utf-8), as latin-1")
     log.add_argument(
         "--column-names", type=_names, metavar="A,B,…", help="columns of CSV files without a header"
     )
@@ -99,6 +110,8 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
     items.add_argument(
         "--items-delimiter", metavar="CHAR", help="of CSV files (',', in .tsv a tab)"
     )
+    items.add_argument("--items-quote", metavar="CHAR", help="as --quote")
+    items.add_argument("--items-encoding", metavar="NAME", help="as --encoding")
     items.add_argument(
         "--items-column-names",
         type=_names,
@@ -190,8 +203,11 @@ def _settings(
     defaults = {field.name: field.default for field in fields(kind)}
     given = {field: getattr(args, option) for option, field in options.items()}
     settings = mapping | {field: value for field, value in given.items() if value is not None}
-    if "delimiter" in settings:
-        settings["delimiter"] = _delimiter(settings["delimiter"])
+    for setting, read in (("delimiter", _delimiter), ("quote", _quote), ("encoding", _encoding)):
+        if setting in settings:
+            settings[setting] = read(settings[setting])
+    if settings.get("multi_line") and settings.get("quote") == "":
+        raise UsageError("--multi-line has no effect with --quote none; leave one out")
     asked_for = {field for field, value in given.items() if value is not None}
     # Of several names a mapping asks for none: it says what the column is called where it is there.
     differing = {
@@ -204,7 +220,7 @@ def _settings(
 
 def _check_table(args: argparse.Namespace, table: str, options: dict[str, str]) -> None:
     """Raise UsageError for an option of files beside a table: it would have no effect."""
-    of_files = ("format", "delimiter", "column_names", "multi_line")
+    of_files = ("format", "delimiter", "quote", "encoding", "column_names", "multi_line")
     for option, field in options.items():
         if getattr(args, table) and field in of_files and getattr(args, option) is not None:
             given, name = (f"--{text.replace('_', '-')}" for text in (option, table))
@@ -216,10 +232,38 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _delimiter(text: str) -> str:
+    """The separator: one character, or marks that stand together; escapes as in Python."""
     try:
-        plain = text.encode().decode("unicode_escape")
+        plain = text.encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError:
         plain = ""
-    if len(plain) != 1:
-        raise UsageError(f"delimiter {text!r}: give one character (a tab: '\\t')")
+    if len(plain) != 1 and (not plain or any(char.isalnum() for char in plain)):
+        raise UsageError(
+            f"delimiter {text!r}: give one character (a tab: '\\t'), or marks such as '::'"
+        )
     return plain
+
+
+def _quote(text: str) -> str:
+    if text == "none":
+        return ""
+    if len(text) != 1 or text.isalnum():
+        raise UsageError(f"quote {text!r}: give one mark, or none where quotes are plain text")
+    return text
+
+
+def _encoding(text: str) -> str:
+    """The encoding by the name that Python and Java share; lines must end as in ASCII."""
+    try:
+        name = codecs.lookup(text).name
+        is_ascii_based = _ASCII.encode(name) == _ASCII.encode("ascii")
+    except (LookupError, UnicodeError, TypeError):
+        raise UsageError(f"encoding {text!r}: no such encoding; give utf-8, latin-1 …") from None
+    if name == "utf-8-sig":
+        return "utf-8"
+    if not is_ascii_based:
+        raise UsageError(
+            f"encoding {text!r}: lines cannot be told apart in it; convert the file, as by "
+            f"iconv -f {text} -t utf-8"
+        )
+    return name

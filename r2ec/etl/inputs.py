@@ -16,7 +16,8 @@ class InteractionInput:
     """The log: one row per user-item event, in files or in a table of Spark's catalog.
 
     `named` are the settings that the person asked for. `column_names` are the columns of CSV files
-    without a header; with `multi_line` a quoted value of theirs may hold line breaks. `time_format`
+    without a header; with `multi_line` a quoted value of theirs may hold line breaks, with an empty
+    `quote` no value is quoted. `encoding` is that of all text files. `time_format`
     reads the times that are no ISO texts. Rows whose `keep_column` has none of the `keep_values`
     are no part of the log; rows of a cancelled purchase (a `quantity_column` of 0 or less, an
     `invoice_column` that begins with `cancelled_prefix`) are rejected. `max_time` is in
@@ -27,6 +28,8 @@ class InteractionInput:
     table: str | None = None
     format: str = "auto"
     delimiter: str | None = None
+    quote: str = '"'
+    encoding: str = "utf-8"
     column_names: tuple[str, ...] = ()
     multi_line: bool = False
     skip_broken_files: bool = False
@@ -89,6 +92,8 @@ class ItemInput:
     table: str | None = None
     format: str = "auto"
     delimiter: str | None = None
+    quote: str = '"'
+    encoding: str = "utf-8"
     column_names: tuple[str, ...] = ()
     multi_line: bool = False
     skip_broken_files: bool = False

@@ -13,7 +13,7 @@ SECTIONS: dict[str, type[InteractionInput] | type[ItemInput]] = {
     "interactions": InteractionInput,
     "items": ItemInput,
 }
-READY = ("amazon2018", "amazon2023", "events", "movielens", "transactions")
+READY = ("amazon2018", "amazon2023", "events", "movielens", "movielens1m", "transactions")
 NOT_MAPPED = {"paths", "table", "named", "skip_broken_files", "max_time"}
 _LISTS = {"column_names", "keep_values"}
 _FLAGS = {"multi_line"}

@@ -98,8 +98,10 @@ def partition_plan(warehouse: Warehouse, *parts: str, note: str = "") -> Partiti
 
 def columns_there(files: list[InputFile], columns: dict[str, str]) -> dict[str, str | None]:
     """The column of each of our names, None where none of the files has it."""
-    there = {column for file in files for column in file.columns}
-    return {name: column if column in there else None for name, column in columns.items()}
+    return {
+        name: column if any(file.has(column) for file in files) else None
+        for name, column in columns.items()
+    }
 
 
 def _file_line(file: InputFile) -> str:

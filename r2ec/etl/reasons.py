@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 # The reason of a rejected row -> what is wrong with it and where to look.
 REMEDIES = {
-    "bad_encoding": "not UTF-8; convert the file",
+    "bad_encoding": "not UTF-8; convert the file, or name its --encoding",
     "bad_quantity": "the quantity is no number; check --quantity-column",
     "bad_rating": "the rating is no number; check --rating-column",
     "bad_time": "the time cannot be read; check --time-column, --time-unit and --time-format",
     "broken_file": "the file cannot be read; fetch it again",
-    "broken_row": "not of the file's format; check the format, --delimiter, and if "
+    "broken_row": "not of the file's format; check the format, --delimiter, --quote, and if "
     "quoted values hold line breaks --multi-line",
     "cancelled": "a cancelled purchase",
     "missing_item": "no item; check --item-column",

@@ -36,16 +36,18 @@ def parse_lines(lines: DataFrame, file: InputFile, columns: dict[str, str]) -> D
     if is_csv and file.has_header:
         lines = lines.where(F.col("position") > 0)
     lines = lines.where(F.trim(F.col("value")) != "")
+    if file.encoding != "utf-8":
+        lines = lines.withColumn("value", F.decode(F.col("value").cast("binary"), file.encoding))
     value = as_json("value") if file.format == "pydict" else F.col("value")
     rows = lines.select(
         F.col("place"),
         F.expr("make_valid_utf8(value)").alias("line"),
-        F.expr("is_valid_utf8(value)").alias("readable"),
+        _is_readable(file).alias("readable"),
         (_parsed_csv(file) if is_csv else _parsed_json(value, columns)).alias("parsed"),
     )
     row = F.col("parsed") if is_csv else F.get("parsed", F.lit(0))
     if is_csv:
-        broken = row["_broken"].isNotNull() | _is_part_of_record(F.col("line"), file.delimiter)
+        broken = row["_broken"].isNotNull() | _is_part_of_record(F.col("line"), file)
     else:
         broken = (_size("parsed") != 1) | row.isNull()
     return rows.select(
@@ -64,6 +66,7 @@ def read_records(spark: SparkSession, files: list[InputFile]) -> DataFrame:
     options = _csv_options(files[0]) | {
         "multiLine": "true",
         "header": str(files[0].has_header).lower(),
+        "encoding": files[0].encoding,
     }
     reader = spark.read.schema(_csv_schema(files[0])).options(**options)
     records = reader.csv([file.read_path for file in files])
@@ -80,7 +83,7 @@ def record_values(records: DataFrame, file: InputFile, columns: dict[str, str]) 
     The line of a record is written anew from its values, save that of a broken one.
     """
     row = F.col("parsed")
-    options = {"sep": file.delimiter, "escape": '"', "ignoreLeadingWhiteSpace": "false"}
+    options = _csv_marks(file) | {"ignoreLeadingWhiteSpace": "false"}
     line = F.coalesce(row["_broken"], F.to_csv(row.dropFields("_broken"), options))
     return records.select(
         "place",
@@ -92,13 +95,23 @@ def record_values(records: DataFrame, file: InputFile, columns: dict[str, str]) 
     )
 
 
-def _is_part_of_record(line: Column, delimiter: str) -> Column:
+def _is_readable(file: InputFile) -> Column:
+    """Whether the line is of the file's encoding; decoding leaves a mark where it is not."""
+    if file.encoding == "utf-8":
+        return F.expr("is_valid_utf8(value)")
+    return ~F.col("value").contains("\ufffd")
+
+
+def _is_part_of_record(line: Column, file: InputFile) -> Column:
     """Does a quoted value begin on this line and end on another, or the other way round?
 
     The quotes of a whole record come in pairs. An inch mark within a value may stand alone.
     """
-    num_quotes = F.length(line) - F.length(F.replace(line, F.lit('"'), F.lit("")))
-    edge = f'(?:^|{re.escape(delimiter)})"|"(?:{re.escape(delimiter)}|\r?$)'
+    if not file.quote:
+        return F.lit(False)
+    num_quotes = F.length(line) - F.length(F.replace(line, F.lit(file.quote), F.lit("")))
+    quote, delimiter = re.escape(file.quote), re.escape(file.delimiter)
+    edge = f"(?:^|{delimiter}){quote}|{quote}(?:{delimiter}|\r?$)"
     return (num_quotes % 2 == 1) & line.rlike(edge)
 
 
@@ -113,23 +126,37 @@ def _csv_schema(file: InputFile) -> str:
 
 
 def _csv_options(file: InputFile) -> dict[str, str]:
-    options = {"sep": file.delimiter, "escape": '"', "columnNameOfCorruptRecord": "_broken"}
-    return options | {"maxCharsPerColumn": "-1"}
+    options = {"columnNameOfCorruptRecord": "_broken", "maxCharsPerColumn": "-1"}
+    return _csv_marks(file) | options
+
+
+def _csv_marks(file: InputFile) -> dict[str, str]:
+    return {"sep": file.delimiter, "quote": file.quote, "escape": file.quote}
 
 
 def _parsed_json(value: Column, columns: dict[str, str]) -> Column:
     """The line as the only element of an array: text after the object is then an error too."""
-    wanted = dict.fromkeys(columns.values())
+    whole = columns.values()
+    wanted = dict.fromkeys([*whole, *(column.split(".")[0] for column in whole)])
     row = StructType([StructField(column, StringType()) for column in wanted])
     return F.from_json(F.concat(F.lit("["), value, F.lit("]")), ArrayType(row))
 
 
 def _field(row: Column, file: InputFile, column: str) -> Column:
     if file.format != "csv":
-        return row[column]
+        return _json_value(row, column)
     if column in file.columns:
         return row[f"c{file.columns.index(column)}"]
     return F.lit(None).cast("string")
+
+
+def _json_value(row: Column, column: str) -> Column:
+    """The value of a key, else that of the path `key.field`; objects and lists as JSON."""
+    first, *fields = column.split(".")
+    if not fields:
+        return row[column]
+    path = "".join(f"['{field}']" for field in fields)
+    return F.coalesce(row.getField(column), F.get_json_object(row.getField(first), f"${path}"))
 
 
 def _size(array: str) -> Column:

@@ -22,7 +22,7 @@ def read_parquet(spark: SparkSession, files: list[InputFile], columns: dict[str,
     """
     nanoseconds = nanosecond_columns(files[0].schema)
     values = [
-        _micros(column) if column in nanoseconds else _quoted(column)
+        _micros(column) if column in nanoseconds else _value(files[0], column)
         for column in _wanted(files[0], columns)
     ]
     return spark.read.parquet(*[file.read_path for file in files]).select(
@@ -41,12 +41,13 @@ def read_table(spark: SparkSession, table: InputFile, columns: dict[str, str]) -
     """
     rows = spark.table(table.read_path)
     wanted = _wanted(table, columns)
-    is_map = {name: isinstance(rows.schema[name].dataType, MapType) for name in wanted}
-    hashed = [F.to_json(_quoted(name)) if is_map[name] else _quoted(name) for name in wanted]
-    return rows.select(
-        F.xxhash64(*hashed).bitwiseAND(F.lit((1 << POSITION_BITS) - 1)).alias("place"),
-        *[_quoted(name).alias(f"v{index}") for index, name in enumerate(wanted)],
+    values = rows.select(
+        *[_value(table, name).alias(f"v{index}") for index, name in enumerate(wanted)]
     )
+    is_map = {field.name: isinstance(field.dataType, MapType) for field in values.schema.fields}
+    hashed = [F.to_json(name) if is_map[name] else F.col(name) for name in values.columns]
+    place = F.xxhash64(*hashed).bitwiseAND(F.lit((1 << POSITION_BITS) - 1))
+    return values.select(place.alias("place"), *values.columns)
 
 
 def typed_values(rows: DataFrame, file: InputFile, columns: dict[str, str]) -> DataFrame:
@@ -66,7 +67,18 @@ def typed_values(rows: DataFrame, file: InputFile, columns: dict[str, str]) -> D
 
 def _wanted(file: InputFile, columns: dict[str, str]) -> list[str]:
     """The file's columns that are wanted and there, each once."""
-    return [column for column in dict.fromkeys(columns.values()) if column in file.columns]
+    return [column for column in dict.fromkeys(columns.values()) if file.has(column)]
+
+
+def _value(file: InputFile, column: str) -> Column:
+    """A column, or a field within one."""
+    if column in file.columns:
+        return _quoted(column)
+    first, *fields = column.split(".")
+    value = _quoted(first)
+    for field in fields:
+        value = value.getField(field)
+    return value
 
 
 def _micros(column: str) -> Column:

@@ -15,12 +15,19 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from r2ec.config import LoraConfig, ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.model.adapters import join_adapters
 from r2ec.model.dual_head import DualHeadModel
+from r2ec.model.limits import (
+    FED_AHEAD,
+    check_vocabulary,
+    learned_positions,
+    trained_positions,
+)
 from r2ec.tables import Catalog
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder, build_encoder
@@ -91,17 +98,21 @@ def load_base(
     causal_lm, tokenizer = _open_hugging_face(path, getattr(torch, model.dtype))
     stops = causal_lm.generation_config.eos_token_id
     stop_ids = stops if isinstance(stops, list) else [stops] if stops is not None else []
-    if model.lora.rank:
-        causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()), seed=seed)
-    dual = DualHeadModel(causal_lm, temperature=model.tau, recompute=recompute).to(device)
-    dual.check_backbone()
+    end = learned_positions(causal_lm)
     encoder = encoder_for(
         tokenizer,
         marker=model.marker,
         prompt=prompt,
         stop_ids=stop_ids,
-        positions=dual.max_positions,
+        positions=trained_positions(causal_lm.config) if end is None else end - FED_AHEAD,
     )
+    check_vocabulary(causal_lm, tokenizer, encoder, path)
+    if model.lora.rank:
+        causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()), seed=seed)
+    dual = DualHeadModel(
+        causal_lm, temperature=model.tau, recompute=recompute, end_of_positions=end
+    ).to(device)
+    dual.check_backbone()
     return dual, encoder, tokenizer
 
 
@@ -119,7 +130,7 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NotReadyError(
             f"{path} cannot be opened as a language model ({type(error).__name__}: {reason}); copy"
-            " or download it again"
+            " or download it again, or take a decoder-only model"
         ) from error
 
 
@@ -137,6 +148,8 @@ def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str, seed: int = 0) 
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=list(lora.target_modules),
+        # GPT-2 keeps the weights of its projections the other way round.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in causal_lm.modules()),
         task_type="CAUSAL_LM",
     )
     # peft draws from the global generator alone.

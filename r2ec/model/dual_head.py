@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from r2ec.errors import UsageError
-from r2ec.model.packed import PackedRows, attention_masks, can_pack
+from r2ec.model.packed import PackedRows, attention_masks, can_pack, pack_rows
 from r2ec.model.slots import SlotCache
 
 # Heads that scale their logits say so in their config; each is (attribute, function of logits).
@@ -30,15 +30,22 @@ class DualHeadModel(nn.Module):
 
     `causal_lm` may be wrapped by peft. `temperature` is tau of the item softmax. With `recompute`
     (gradient checkpointing) a forward with gradient keeps the inputs of each layer alone and
-    computes the rest again in the backward pass.
+    computes the rest again in the backward pass. `end_of_positions` is the most tokens of a row,
+    where the backbone has a row of weights for each.
     """
 
     def __init__(
-        self, causal_lm: nn.Module, *, temperature: float, recompute: bool = False
+        self,
+        causal_lm: nn.Module,
+        *,
+        temperature: float,
+        recompute: bool = False,
+        end_of_positions: int | None = None,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.temperature = temperature
+        self.end_of_positions = end_of_positions
         self._recomputed: list[nn.Module] = []
         if recompute:
             # Named anew in transformers 5; before that, by its older name.
@@ -65,19 +72,8 @@ class DualHeadModel(nn.Module):
     @property
     def hidden_size(self) -> int:
         """H, the width of user states and item rows."""
-        return int(self.config.hidden_size)
-
-    @property
-    def max_positions(self) -> int | None:
-        """Most tokens of a row by the backbone's config; None where it does not say."""
-        config = self.config
-        positions = getattr(config, "max_position_embeddings", None)
-        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-        if positions is None or not isinstance(scaling, dict):
-            return positions
-        # YaRN and its like stretch the positions that the model was trained with.
-        trained, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
-        return max(positions, int(trained * factor)) if trained and factor else int(positions)
+        # Some project their last hidden states down to the width of their word embeddings.
+        return int(getattr(self.config, "word_embed_proj_dim", None) or self.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -178,11 +174,19 @@ class DualHeadModel(nn.Module):
         last_B = mask_BL.long().sum(dim=1) - 1
         return hidden_BLH[torch.arange(ids_BL.shape[0], device=hidden_BLH.device), last_B]
 
-    def check_backbone(self) -> None:
-        """Raise `UsageError` for attention that takes no mask of ours, or logits that differ or are
-        not finite.
+    def check_length(self, num_tokens: int) -> None:
+        """Raise `UsageError` for a row of more tokens than the backbone has positions."""
+        if self.end_of_positions is not None and num_tokens > self.end_of_positions:
+            raise UsageError(
+                f"rows of {num_tokens} tokens (prompt, reasoning, marker), but the model has"
+                f" learned {self.end_of_positions} positions; lower the budget of the reasoning"
+            )
 
-        Guards against a family whose config has yet another way to change its logits.
+    def check_backbone(self) -> None:
+        """Raise `UsageError` for a backbone that this program cannot run.
+
+        Its attention takes no mask or cache of ours, or its logits or its steps differ from plain
+        forwards: guards against a family with yet another way to change either.
         """
         if not can_pack(self.config):
             kinds = sorted(set(getattr(self.config, "layer_types", None) or ()))
@@ -192,20 +196,49 @@ class DualHeadModel(nn.Module):
                 " sliding layers with sdpa or eager attention are needed; use another base model"
             )
         ids = torch.arange(4, device=self.device).unsqueeze(0) % self.config.vocab_size
-        with torch.no_grad():
-            own = self.logits(self.hidden_states(ids, torch.ones_like(ids))[0])
-            reference = self.causal_lm(input_ids=ids).logits[0].float()
-        if not torch.isfinite(own).all():
+        name = type(self._pretrained()).__name__
+        try:
+            with torch.no_grad():
+                hidden_LH = self.hidden_states(ids, torch.ones_like(ids))[0]
+                others_NH = self._last_hidden_otherwise(ids)
+        except Exception as error:
+            # What a family does with a mask or a cache that it did not expect is its own affair.
             raise UsageError(
-                f"{type(self._pretrained()).__name__} writes logits that are not finite in"
+                f"{name} takes no masks and caches of this program ({type(error).__name__}:"
+                f" {error}); use another base model"
+            ) from error
+        if not torch.isfinite(hidden_LH).all():
+            raise UsageError(
+                f"{name} makes hidden states that are not finite in"
                 f" {self.dtype}: its weights are damaged, or need another dtype; copy it again"
             )
+        far = 0.1 if self.dtype == torch.bfloat16 else 1e-2
+        apart = (others_NH - hidden_LH[-1]).abs().max().item()
+        if not apart <= far * (1 + hidden_LH[-1].abs().max().item()):
+            raise UsageError(
+                f"{name} gives other hidden states step by step than at once (difference"
+                f" {apart:.3g}); use another base model"
+            )
+        with torch.no_grad():
+            own = self.logits(hidden_LH)
+            reference = self.causal_lm(input_ids=ids).logits[0].float()
         difference = (own - reference).abs().max().item()
         if difference > 1e-2 * (1 + reference.abs().max().item()):
             raise UsageError(
-                f"{type(self._pretrained()).__name__} changes its logits in a way this program does"
+                f"{name} changes its logits in a way this program does"
                 f" not know (difference {difference:.3g}); use another base model"
             )
+
+    def _last_hidden_otherwise(self, ids_1L: Tensor) -> Tensor:
+        """The last token's hidden state by one step after a prompt, and in a packed row (2, H)."""
+        prompt, last = ids_1L[0, :-1], ids_1L[0, -1:]
+        _, cache = self.prefill(prompt.unsqueeze(0))
+        slots = SlotCache(self.config, 1, ids_1L.shape[1])
+        slots.put(cache, [len(prompt)], 1)
+        position = torch.tensor([len(prompt)], device=self.device)
+        stepped_1H = self.decode(last, position, ids_1L.shape[1], slots)
+        packed = pack_rows([prompt.tolist()] * 2, [last.tolist()] * 2, 0)
+        return torch.cat([stepped_1H, self.packed_hidden_states(packed)[0, -1:]])
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:

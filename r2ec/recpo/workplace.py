@@ -99,7 +99,7 @@ def open_workplace(
         recompute=config.engine.gradient_checkpointing,
         seed=zlib.crc32(f"{config.seed}/{stage}".encode()),
     )
-    world.on_first(lambda: check_context(encoder, *most_reasoning(config)))
+    world.on_first(lambda: check_context(encoder, *config.longest_reasoning))
     rows = [encoder.item_ids(item) for item in data.catalog.items]
     shares_I = log_shares([example.target_index for example in data.train], len(rows))
     correction = config.in_batch.popularity_correction * shares_I
@@ -123,14 +123,6 @@ def open_workplace(
         tokenizer=tokenizer,
         reference=reference,
     )
-
-
-def most_reasoning(config: TrainConfig) -> tuple[int, str]:
-    """The longest reasoning of a run in tokens, and the setting that it comes from."""
-    budgets = [(config.evaluation.reasoning_budget, "evaluation.reasoning_budget")]
-    if config.recpo.steps:
-        budgets.append((config.recpo.sampling.max_new_tokens, "recpo.sampling.max_new_tokens"))
-    return max(budgets)
 
 
 def run_plan(

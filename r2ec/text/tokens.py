@@ -13,6 +13,10 @@ from r2ec.errors import NotReadyError, UsageError
 from r2ec.tables import Catalog, CatalogItem, History
 from r2ec.text.prompts import PromptTemplate, item_prompt, user_prompt
 
+# Some chat templates tell the model today's date by this function.
+_TODAY = "strftime_now"
+_SOME_DAY = {"%d": "26", "%m": "07", "%b": "Jul", "%B": "July", "%Y": "2024", "%H": "12"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptEncoder:
@@ -112,7 +116,10 @@ class PromptEncoder:
     def _chat(self, content: str) -> list[int]:
         if self.tokenizer.chat_template:
             text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=False,
+                chat_template=_undated(self.tokenizer.get_chat_template()),
             )
         else:
             text = f"{self.tokenizer.bos_token or ''}{content}\n\n"
@@ -175,6 +182,15 @@ def without_cut_marker(text: str, marker: str) -> str:
         if text.endswith(marker[:length]):
             return text[:-length]
     return text
+
+
+def _undated(chat_template: str) -> str:
+    """The template with one day for today: a prompt must not change from day to day."""
+    if _TODAY not in chat_template:
+        return chat_template
+    filters = "".join(f"|replace('{code}', '{text}')" for code, text in _SOME_DAY.items())
+    day = f"{{%- macro {_TODAY}(format) -%}}{{{{ format{filters} }}}}{{%- endmacro -%}}"
+    return f"{day}{chat_template}"
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -13,6 +13,7 @@ from r2ec.cluster.refusals import RefusedError, UnreachableError
 from r2ec.errors import NotReadyError, UsageError
 from tests.factories.api_server import READER, ApiServer
 from tests.factories.cluster_objects import complete, failed, job, pod
+from tests.factories.commands import cli
 
 K8s = Callable[..., str]
 
@@ -341,6 +342,45 @@ def test_options_that_a_job_needs_are_asked_for() -> None:
     ):
         result = runner.invoke(load_command("k8s"), arguments)
         assert (result.exit_code, message in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("namespace", ["Shop", "my_shop", "-shop", "a.b", "a" * 64, ""])
+def test_a_namespace_that_no_cluster_can_have_is_refused(namespace: str) -> None:
+    arguments = ("render", "setup", "--namespace", namespace)
+    result = click.testing.CliRunner().invoke(load_command("k8s"), arguments)
+    assert result.exit_code == 2
+    assert repr(namespace) in result.output
+
+
+def test_pods_get_no_path_that_only_this_machine_knows() -> None:
+    arguments = ("embed", "--run", "a")
+    runner = click.testing.CliRunner()
+    typed = runner.invoke(load_command("k8s"), ("render", *arguments, "--warehouse", "warehouse"))
+    assert (typed.exit_code, "'warehouse': pods see no relative path" in typed.output) == (2, True)
+    for path in ("s3://shop/ware house/ü", "/data/other"):
+        given = runner.invoke(load_command("k8s"), ("render", *arguments, "--warehouse", path))
+        assert warehouse_of(given.output) == path
+
+
+def warehouse_of(rendered: str) -> str | None:
+    (job,) = yaml.safe_load_all(rendered)
+    (main,) = job["spec"]["template"]["spec"]["containers"]
+    return {entry["name"]: entry.get("value") for entry in main["env"]}.get("R2EC_WAREHOUSE")
+
+
+def test_a_relative_warehouse_of_the_environment_is_told_and_not_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rendered(warehouse: str) -> tuple[str | None, str]:
+        monkeypatch.setenv("R2EC_WAREHOUSE", warehouse)
+        assert cli("k8s", "render", "embed", "--run", "a") == 0
+        shown = capsys.readouterr()
+        return warehouse_of(shown.out), shown.err
+
+    taken, told = rendered("warehouse")
+    assert taken is None  # the settings of k8s/base say where
+    assert "R2EC_WAREHOUSE=warehouse is a path of this machine" in told
+    assert rendered("/mnt/warehouse") == ("/mnt/warehouse", "")
 
 
 def test_a_proxy_of_the_environment_is_used_but_for_the_hosts_left_out(

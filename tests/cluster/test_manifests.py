@@ -346,4 +346,17 @@ def test_wrong_settings_of_a_run_are_refused() -> None:
     for pair in ("memory=much", "colour=red", "retries=-1", "memory", "gpu="):
         with pytest.raises(UsageError, match=re.escape(repr(pair))):
             parse_settings([pair])
+    for pair in (
+        "gpu=0.5",
+        "gpu=1Gi",
+        "retries=²",
+        "queue=My queue",
+        "priority=High",
+        "secret=a/b",
+    ):
+        with pytest.raises(UsageError, match=re.escape(repr(pair))):
+            parse_settings([pair])
+    for image in ("r2ec score:1", ""):
+        with pytest.raises(UsageError, match="--image"):
+            parse_settings([], image=image)
     assert parse_settings(["recpo.steps=5"])[1] == ("--set=recpo.steps=5",)

@@ -13,7 +13,6 @@ from r2ec.errors import UsageError
 from r2ec.model.checkpoint import add_adapters, load_base
 from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
-from r2ec.recpo.workplace import most_reasoning
 from tests.factories.models import PROMPT, small_model, tokenizer_of
 
 # The marker takes a few tokens of its own.
@@ -48,9 +47,9 @@ def test_a_reasoning_that_leaves_no_room_for_a_prompt_is_refused() -> None:
 
 def test_the_longest_reasoning_of_a_run_names_its_setting() -> None:
     sampled = TrainConfig(recpo=RecpoConfig(steps=1), evaluation=EvaluationConfig())
-    assert most_reasoning(sampled) == (512, "recpo.sampling.max_new_tokens")
+    assert sampled.longest_reasoning == (512, "recpo.sampling.max_new_tokens")
     read = TrainConfig(evaluation=EvaluationConfig(reasoning_budget=96))
-    assert most_reasoning(read) == (96, "evaluation.reasoning_budget")
+    assert read.longest_reasoning == (96, "evaluation.reasoning_budget")
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         model.causal_lm.get_decoder().layers[1].mlp.down_proj.weight[3, 5] = torch.nan
     model.causal_lm.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"logits that are not finite in torch\.float32"):
+    with pytest.raises(UsageError, match=r"hidden states that are not finite in torch\.float32"):
         load_base(str(tmp_path), model=ModelConfig(dtype="float32"), prompt=PROMPT)
 
 

@@ -37,6 +37,24 @@ def test_items_take_the_id_column_of_the_log():
     assert job.items.item_column == "id"
 
 
+@pytest.mark.parametrize(
+    ("given", "delimiter"), [(";", ";"), ("\\t", "\t"), ("::", "::"), ("\\x01", "\x01"), ("¦", "¦")]
+)
+def test_a_delimiter_is_a_character_an_escape_or_some_marks(given, delimiter):
+    log = parse_sequences_job([*LOG, "--delimiter", given]).interactions
+    assert log.delimiter == delimiter
+
+
+def test_encodings_go_by_one_name_and_quotes_may_be_none():
+    job = parse_catalog_job(
+        [*LOG, "--items", "m.csv", "--items-encoding", "latin1", "--items-quote", "none"]
+    )
+    assert (job.items.encoding, job.items.quote) == ("iso8859-1", "")
+    assert (job.interactions.encoding, job.interactions.quote) == ("utf-8", '"')
+    log = parse_sequences_job([*LOG, "--encoding", "UTF-8-SIG"]).interactions
+    assert log.encoding == "utf-8"
+
+
 def test_dates_are_sorted_and_given_once():
     job = parse_sequences_job([*LOG, "--date=2024-02-01", "--date=2024-01-31", "--date=2024-02-01"])
     assert job.dates == (date(2024, 1, 31), date(2024, 2, 1))
@@ -66,6 +84,11 @@ def test_the_warehouse_may_come_from_the_environment(monkeypatch):
         ("--max-quarantine-share 1.5", "--max-quarantine-share 1.5"),
         ("--since yesterday", "--since 'yesterday'"),
         ("--delimiter ab", "one character"),
+        ("--quote ab", "quote 'ab': give one mark"),
+        ("--quote none --multi-line", "--multi-line has no effect"),
+        ("--encoding utf-16", "iconv -f utf-16 -t utf-8"),
+        ("--encoding klingon", "encoding 'klingon': no such encoding"),
+        ("--encoding rot13", "encoding 'rot13': no such encoding"),
         ("--catalog-version latest", "--catalog-version 'latest'"),
         ("--keep-column kind", "--keep-values"),
         ("--keep-values purchase", "--keep-column"),
