@@ -54,7 +54,8 @@ def train(
     )
     examples = examples_of(CATALOG, 9)
     rows = [encoder.item_ids(item) for item in CATALOG.items]
-    shares_I = log_shares([example.target_index for example in examples], len(rows))
+    bought = [e.target_index for e in examples for _ in range(1 + e.sequence_id)]
+    shares_I = log_shares(bought, len(rows))
     correction_I = config.in_batch.popularity_correction * shares_I
     place = Workplace(
         config=config,
