@@ -9,6 +9,7 @@ call), after the same calls of the model's layers (ZeRO 3 gathers the weights at
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -270,6 +271,21 @@ class Engine:
         state: dict[str, Any] = manifest["state"]
         self._last = folder
         return state, tensors
+
+    def close(self) -> None:
+        """Let go of weights, gradients and optimizer state, once a stage is over.
+
+        DeepSpeed's hooks keep them for good otherwise, beside those of the next stage.
+        """
+        from deepspeed.runtime.zero import parameter_offload
+
+        self._engine.destroy()
+        # Of modules whose forward is under way; parts of ours are called without the whole.
+        parameter_offload.FWD_MODULE_STACK.clear()
+        del self._engine, self._optimizer, self.model
+        gc.collect()
+        if self.world.cuda:
+            torch.cuda.empty_cache()
 
     def newest(self, folder: Path) -> Path | None:
         """The newest whole checkpoint in a stage's folder, the same on all ranks.

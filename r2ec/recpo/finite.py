@@ -48,3 +48,16 @@ def check_norm(norm: float | None) -> None:
             f"the norm of the gradient is {norm}; all ranks stopped, the optimizer took no step."
             f" {_REMEDY}"
         )
+
+
+def check_states(world: "World", states_NH: Tensor, rows_IH: Tensor) -> None:
+    """Raise `R2ecError` on every rank where user states or item rows of any are not finite.
+
+    A step of finite length may still end where the weights make no numbers any more.
+    """
+    is_finite = bool(torch.isfinite(states_NH).all() and torch.isfinite(rows_IH).all())
+    if not all(world.gather(is_finite)):
+        raise R2ecError(
+            "user states or item rows are not finite: the step before has spoilt the weights; all"
+            f" ranks stopped. {_REMEDY}, or start anew with --fresh"
+        )

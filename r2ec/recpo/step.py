@@ -7,6 +7,7 @@ from torch import Tensor
 
 from r2ec.recpo.advantage import group_advantages, zero_variance
 from r2ec.recpo.batches import batch_at, learning_rate
+from r2ec.recpo.finite import check_states
 from r2ec.recpo.items import LiveRows
 from r2ec.recpo.rollout import Group, sample_rollouts
 from r2ec.recpo.rollout_rewards import RolloutRewards, rollout_rewards
@@ -52,6 +53,8 @@ def recpo_step(place: Workplace, step: int) -> dict[str, float | None]:
         rollout_seconds = time.monotonic() - start
         live = LiveRows(engine, place.table, targets)
         refresh_table(place, step, live)
+    states = [c.state_H for group in groups for c in group.completions]
+    check_states(world, torch.stack(states) if states else torch.empty(0), place.table.table_IH)
     rewards = rollout_rewards(
         engine.model,
         groups,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from r2ec.recpo.engine import Engine
+from r2ec.recpo.finite import check_states
 from r2ec.recpo.items import ItemTable
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
@@ -41,9 +42,11 @@ def validation_ranks(
         table.refresh(engine)
         groups = sample(model, encoder, prompts, keys, settings, batch_rows=batch_rows)
     ranks = torch.empty(0, dtype=torch.int64)
+    states_BH = torch.stack([group[0].state_H for group in groups]) if mine else torch.empty(0)
+    check_states(world, states_BH, table.table_IH)
     if mine:
         ranks = target_ranks(
-            torch.stack([group[0].state_H for group in groups]).to(model.device),
+            states_BH.to(model.device),
             table.table_IH,
             torch.tensor([example.target_index for example in mine], device=model.device),
             temperature=model.temperature,

@@ -135,7 +135,10 @@ def run_plan(
     resume: bool,
     stopping: Callable[[], bool],
 ) -> dict[str, float]:
-    """Run one stage at this workplace; see `run_stage`. The budget is that of its evaluations."""
+    """Run one stage at this workplace; see `run_stage`. The budget is that of its evaluations.
+
+    Its engine is closed at the end: the next stage needs the memory.
+    """
     config, data = place.config, place.data
     plan = StagePlan(
         name=name,
@@ -158,7 +161,7 @@ def run_plan(
         ),
         card=lambda metrics: build_card(config, data, metrics),
     )
-    return run_stage(
+    figures = run_stage(
         plan,
         place.engine,
         place.table,
@@ -168,6 +171,8 @@ def run_plan(
         resume=resume,
         stopping=stopping,
     )
+    place.engine.close()
+    return figures
 
 
 def build_card(config: TrainConfig, data: Data, metrics: dict[str, float]) -> ModelCard:

@@ -7,6 +7,7 @@ import pytest
 from torch import Tensor
 
 from r2ec.config import TrainConfig
+from r2ec.errors import R2ecError
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable
 from r2ec.recpo.journal import Journal
@@ -54,7 +55,8 @@ def train(
     )
     examples = examples_of(CATALOG, 9)
     rows = [encoder.item_ids(item) for item in CATALOG.items]
-    shares_I = log_shares([example.target_index for example in examples], len(rows))
+    bought = [e.target_index for e in examples for _ in range(1 + e.sequence_id)]
+    shares_I = log_shares(bought, len(rows))
     correction_I = config.in_batch.popularity_correction * shares_I
     place = Workplace(
         config=config,
@@ -163,3 +165,11 @@ def test_the_kl_term_holds_the_policy_near_the_reference(world: World, tmp_path:
     _, free = train(world, tmp_path, steps=3, kl_weight=1e-6)
     _, held = train(world, tmp_path, steps=3, kl_weight=100.0)
     assert (free[-1]["kl"] or 0) > 2 * (held[-1]["kl"] or 0)
+
+
+def test_weights_that_a_step_has_spoilt_end_the_run_with_advice(
+    world: World, tmp_path: Path
+) -> None:
+    """The loss and the gradient of that step were finite."""
+    with pytest.raises(R2ecError, match=r"spoilt the weights.*learning rate.*--resume"):
+        train(world, tmp_path, steps=2, lr=1e30, updates_per_rollout=1)

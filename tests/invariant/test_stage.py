@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,21 @@ def test_the_backwards_of_a_step_add_up(world: World, zero_stage: int) -> None:
         for rows in batches:
             engine.backward(loss_of(rows))
         assert engine.step(0.0) == pytest.approx(expected.item(), rel=1e-5), step
+
+
+@pytest.mark.filterwarnings("ignore:`torch.distributed.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_closed_engine_keeps_nothing(world: World, zero_stage: int) -> None:
+    """Or the weights and the optimizer of one stage would lie beside those of the next."""
+    model, _ = small_model(seed=3)
+    engine = Engine(world, model, zero_stage=zero_stage, gradient_clipping=1.0, weight_decay=0.0)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    engine.backward(model.logits(model.hidden_states(ids, torch.ones_like(ids))[0]).sum())
+    engine.step(1e-3)
+    kept = [weakref.ref(model), weakref.ref(engine._engine), weakref.ref(next(model.parameters()))]
+    del model
+    engine.close()
+    assert [reference() for reference in kept] == [None, None, None]
 
 
 def test_a_failed_allocation_ends_with_advice() -> None:
