@@ -2,7 +2,7 @@
 
 import click
 
-from r2ec.cli.options import date_option, existing_warehouse, price_option, warehouse_option
+from r2ec.cli.options import date_option, price_option, warehouse_option
 
 
 @click.command(epilog="Example: r2ec-cli publish --date 2024-05-31")
@@ -18,9 +18,9 @@ def publish(date: str, warehouse: str, run_id: str | None, price_per_hour: float
     Started again after it was cut off, it goes on where it stopped.
     """
     from r2ec.infer.publish import publish as publish_run
+    from r2ec.storage import Warehouse
 
-    place = existing_warehouse(warehouse)
-    done = publish_run(place, date, run_id, price_per_hour=price_per_hour)
+    done = publish_run(Warehouse(warehouse), date, run_id, price_per_hour=price_per_hour)
     state = "was published already" if done.was_already else "is published"
     click.echo(
         f"{date}: run {done.run_id} {state}: {done.num_users:,} users, "

@@ -68,6 +68,14 @@ from r2ec.errors import UsageError
     help="Users that run at once; the same for all shards.",
 )
 @click.option(
+    "--cache-gib",
+    default=8.0,
+    show_default=True,
+    type=FiniteRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Room for their keys and values; where it is short fewer run at once.",
+)
+@click.option(
     "--max-error-share",
     default=0.01,
     show_default=True,
@@ -102,6 +110,7 @@ def score(
     allow_repeat: bool,
     users_per_part: int,
     batch_rows: int,
+    cache_gib: float,
     max_error_share: float,
     device: str | None,
     publishes: bool | None,
@@ -147,6 +156,7 @@ def score(
         num_shards=num_shards,
         users_per_part=users_per_part,
         batch_rows=batch_rows,
+        cache_gib=cache_gib,
         changed_only=changed_only,
     )
     where = f"run {job.plan.run_id}, shard {job.shard} of {num_shards}"

@@ -89,6 +89,7 @@ class PartMaker:
                 self._settings,
                 self._needs,
                 batch_rows=self._plan.batch_rows,
+                cache_gib=self._plan.cache_gib,
             )
         return PreparedPart(
             part=part,

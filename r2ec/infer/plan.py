@@ -16,6 +16,7 @@ from r2ec.errors import UsageError
 from r2ec.storage import Warehouse
 
 STAGING = ("_staging", "score")
+CACHE_GIB = 8.0  # of keys and values at most
 
 
 class HasUser(Protocol):
@@ -46,6 +47,7 @@ class RunPlan:
     num_shards: int
     users_per_part: int
     batch_rows: int
+    cache_gib: float = CACHE_GIB
 
     @classmethod
     def build(
@@ -60,14 +62,15 @@ class RunPlan:
         num_shards: int,
         users_per_part: int,
         batch_rows: int,
+        cache_gib: float = CACHE_GIB,
         carried_from: str | None = None,
     ) -> "RunPlan":
         """The run of these inputs; the same inputs give the same `run_id`.
 
         `model` is the model's fingerprint, `catalog_fingerprint` that of the catalog's texts,
         `histories` that of `histories_fingerprint`, `settings` everything else that changes a row
-        (top-k, sampling, seed, filters); JSON values only. `batch_rows` is among them because
-        another shape of a batch rounds otherwise.
+        (top-k, sampling, seed, filters); JSON values only. `batch_rows`, and `cache_gib` which
+        bounds them, are among them because another shape of a batch rounds otherwise.
         """
         counts = {
             "num_shards": num_shards,
@@ -85,6 +88,7 @@ class RunPlan:
             "histories": histories,
             "settings": dict(settings),
             "carried_from": carried_from,
+            "cache_gib": cache_gib,
             **counts,
         }
         text = json.dumps(decides, sort_keys=True)
@@ -96,6 +100,7 @@ class RunPlan:
             catalog_fingerprint=catalog_fingerprint,
             settings=json.dumps(dict(settings), sort_keys=True, ensure_ascii=False),
             carried_from=carried_from,
+            cache_gib=cache_gib,
             **counts,
         )
 

@@ -20,7 +20,7 @@ from r2ec.infer.lease import Lease
 from r2ec.infer.manifest import PartRecord
 from r2ec.infer.overlap import WriteBehind, read_ahead
 from r2ec.infer.part_maker import PartMaker
-from r2ec.infer.plan import RunPlan, histories_fingerprint, shard_parts
+from r2ec.infer.plan import CACHE_GIB, RunPlan, histories_fingerprint, shard_parts
 from r2ec.infer.publish import is_published
 from r2ec.infer.scorer import ScoringInputs
 from r2ec.infer.settings import ScoreSettings
@@ -71,6 +71,7 @@ def plan_shard(
     num_shards: int,
     users_per_part: int,
     batch_rows: int,
+    cache_gib: float = CACHE_GIB,
     changed_only: bool = False,
 ) -> ShardJob:
     """Check the inputs of a shard and give the run its id.
@@ -98,6 +99,7 @@ def plan_shard(
         num_shards=num_shards,
         users_per_part=users_per_part,
         batch_rows=batch_rows,
+        cache_gib=cache_gib,
         carried_from=None if source is None else source.run_id,
         **identity,
     )

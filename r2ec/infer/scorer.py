@@ -12,6 +12,7 @@ from torch import Tensor
 from r2ec import schemas
 from r2ec.errors import UsageError
 from r2ec.infer.embed import default_device, load_embeddings
+from r2ec.infer.plan import CACHE_GIB
 from r2ec.infer.salvage import Failure, each_or_failure, reason_of
 from r2ec.infer.settings import ScoreSettings, allowed_items
 from r2ec.model.checkpoint import load_model
@@ -86,10 +87,14 @@ class Scorer:
         needs: ScoringInputs,
         *,
         batch_rows: int,
+        cache_gib: float = CACHE_GIB,
     ) -> None:
-        """Load the model. Raises `UsageError` when it is no longer the one of `fingerprint`."""
+        """Load the model. At most `batch_rows` users run at once, fewer where their keys and values
+        would take more than `cache_gib` GiB. Raises `UsageError` when the model is no longer the
+        one of `fingerprint`.
+        """
         self._settings, self._catalog = settings, catalog
-        self._batch_rows = batch_rows
+        self._batch_rows, self._cache_bytes = batch_rows, int(cache_gib * 2**30)
         self._loaded = load_model(model_dir, device=needs.device)
         found = self._loaded.card.fingerprint
         if found != fingerprint:
@@ -197,6 +202,7 @@ class Scorer:
             [user.user_id for user in users],
             self._settings.sampling(),
             batch_rows=self._batch_rows,
+            cache_bytes=self._cache_bytes,
         )
         return [group[0] for group in groups]
 

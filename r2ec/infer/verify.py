@@ -103,13 +103,13 @@ def _expected_users(warehouse: Warehouse, date: str) -> Iterator[ScoredUser]:
 
 def _scored_users(warehouse: Warehouse, manifest: ShardManifest) -> Iterator[ScoredUser]:
     """The users of a shard in the order of its parts, each part checked before."""
-    before = ""
+    before: str | None = None
     for number, part in enumerate(manifest.parts):
         reasons = _checked_reasons(warehouse, manifest, part)
         if part.part != number or reasons.num_rows != part.num_users:
             raise _damaged(manifest.plan, manifest.shard, f"part {number} is another one")
         for user in _users(reasons):
-            if user.user_id <= before:
+            if before is not None and user.user_id <= before:
                 raise _damaged(
                     manifest.plan, manifest.shard, f"user {user.user_id!r} stands there twice"
                 )

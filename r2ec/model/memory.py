@@ -14,8 +14,8 @@ TRAINING_ADVICE = (
     " recpo.sampling.max_new_tokens, raise engine.zero_stage, or train adapters (model.lora.rank)"
 )
 SCORING_ADVICE = (
-    "lower --batch-rows, the same for all shards (it makes another run), or take a device with more"
-    " memory"
+    "lower --cache-gib or --batch-rows, the same for all shards (they make another run), or take a"
+    " device with more memory"
 )
 EMBEDDING_ADVICE = "take a device with more memory, or --device cpu"
 

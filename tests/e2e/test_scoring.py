@@ -6,12 +6,14 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from r2ec import schemas
 from r2ec.infer.lease import Lease
+from r2ec.model.slots import SlotCache
 from r2ec.storage import Warehouse
 from r2ec.tables import Catalog, History
 from tests.factories.commands import cli, start
@@ -93,7 +95,32 @@ def test_a_run_is_named_by_the_batches_too(
     first, other, again = capsys.readouterr().out.splitlines()[-3:]
     assert first == again
     assert first.split(",")[0] != other.split(",")[0]
+    assert score(place, "--cache-gib", 4, "--dry-run") == 0
+    assert capsys.readouterr().out.split(",")[0] not in (first.split(",")[0], other.split(",")[0])
     assert score(place, "--batch-rows", 0) == 2
+    assert score(place, "--cache-gib", 0) == 2
+
+
+def test_the_room_for_the_cache_bounds_the_rows_that_run_at_once(
+    shop: tuple[Path, Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _ = shop
+    assert score(place) == 0
+    whole = published(place)
+    sizes: list[int] = []
+    make = SlotCache.__init__
+
+    def counted(self: SlotCache, config: Any, num_slots: int, num_places: int) -> None:
+        sizes.append(num_slots)
+        make(self, config, num_slots, num_places)
+
+    monkeypatch.setattr(SlotCache, "__init__", counted)
+    assert score(place, "--cache-gib", 0.0002) == 0
+    few = sizes.pop()
+    assert score(place, "--cache-gib", 0.0004) == 0
+    assert 1 < few < 24
+    assert abs(sizes.pop() - 2 * few) <= 1
+    same_content(published(place), whole)
 
 
 def test_scoring_that_could_not_begin_leaves_nothing_staged(shop: tuple[Path, Catalog]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from r2ec import schemas
@@ -16,6 +17,8 @@ from tests.factories.kill import run_and_kill
 from tests.factories.readers import contents, damage, visible_rows
 from tests.factories.scored import (
     DATE,
+    User,
+    history_hash,
     plan_of,
     score_run,
     score_shard,
@@ -55,6 +58,20 @@ def test_a_run_is_invisible_until_it_is_published_and_whole_then(warehouse: Ware
     assert row["cost_per_1000_users"] == pytest.approx(
         row["device_seconds"] / 3600 * 3.6 / NUM_USERS * 1000
     )
+
+
+def test_a_user_whose_id_is_empty_is_published_like_any_other(warehouse: Warehouse) -> None:
+    write_histories(warehouse, 2)
+    path = warehouse.list_files("histories")[0]
+    rows = warehouse.read_table(schemas.HISTORIES, date=DATE).slice(0, 1)
+    names = {"user_id": "", "history_hash": history_hash("")}
+    for name, value in names.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), pa.array([value]))
+    warehouse.remove_dir("histories")
+    warehouse.write_parquet(rows, path)
+    score_run(warehouse, [User(user_id="")])
+    assert publish(warehouse, DATE).num_users == 1
 
 
 def test_publishing_twice_changes_nothing(warehouse: Warehouse) -> None:
