@@ -54,7 +54,11 @@ def sql(
 
     if (file is None) == (query is None):
         raise UsageError("give either a FILE or a query with -q")
-    asked = sql_files.parse_sql("query", "-q", query) if query else sql_files.find_sql(file or "")
+    asked = (
+        sql_files.find_sql(file)
+        if file is not None
+        else sql_files.parse_sql("query", "-q", query or "")
+    )
     tables = existing_warehouse(warehouse)
     check_output(output, output_format, tables)
     values = _values(params)
