@@ -180,7 +180,8 @@ class Warehouse:
     ) -> Iterator[pa.RecordBatch]:
         """Read a partition as batches of at most `batch_rows` rows, in the order of `read_table`.
 
-        Memory is bounded by one row group. Raises `NotReadyError` when there is no such file.
+        Memory is bounded by one row group. Raises `NotReadyError` when there is no such file,
+        `UsageError` for columns of other types than the table's.
         """
         names = columns or table.schema.names
         for file in self._require_files(table, partition):

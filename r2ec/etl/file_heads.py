@@ -16,7 +16,10 @@ _NANOS = re.compile(r"int64 (.+) \(TIMESTAMP\(NANOS")
 
 
 def csv_header(spark: SparkSession, uri: str, delimiter: str) -> tuple[str, ...]:
-    """The columns that the first line of a CSV file names."""
+    """The columns that the first line of a CSV file names.
+
+    Raises `UsageError` for a line that is blank, has NUL bytes or names a column twice.
+    """
     line = next(_lines(spark, uri, 1), "")
     if not line.strip() and first_text(spark, uri):
         raise UsageError(f"{uri}: the first line is blank; it must name the columns")

@@ -22,7 +22,8 @@ class HasUser(Protocol):
     """Anything that belongs to one user, such as `tables.History`."""
 
     @property
-    def user_id(self) -> str: ...
+    def user_id(self) -> str:
+        """The shop's id of the user."""
 
 
 UserRow = TypeVar("UserRow", bound=HasUser)
@@ -67,7 +68,7 @@ class RunPlan:
         `model` is the model's fingerprint, `catalog_fingerprint` that of the catalog's texts,
         `histories` that of `histories_fingerprint`, `settings` everything else that changes a row
         (top-k, sampling, seed, filters); JSON values only. `batch_rows` is among them because
-        another shape of a batch rounds otherwise.
+        another shape of a batch rounds otherwise. Raises `UsageError` for a number below 1.
         """
         counts = {
             "num_shards": num_shards,
@@ -158,7 +159,10 @@ def shard_parts(
 
 
 def ascending_users(rows: Iterable[UserRow], date: str) -> Iterator[UserRow]:
-    """Sorted rows as they come; `UsageError` for a user who stands there twice."""
+    """Sorted rows as they come.
+
+    Raises `UsageError` for a user who stands there twice, `ValueError` for rows out of order.
+    """
     before: str | None = None
     for row in rows:
         if before is not None and row.user_id < before:

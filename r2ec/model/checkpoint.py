@@ -211,7 +211,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
 
 
 def load_card(path: str) -> ModelCard:
-    """Read and check `r2ec.json` of a model directory. Raises as `load_model`."""
+    """Read and check `r2ec.json` of a model directory. Raises `UsageError` as `load_model`."""
     check_hugging_face(path)
     file = Path(path, CARD)
     if not file.is_file():

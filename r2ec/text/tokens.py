@@ -40,7 +40,10 @@ class PromptEncoder:
         return self.user_ids_from_items(history, _items(history, catalog))
 
     def user_ids_from_items(self, history: History, items: Sequence[CatalogItem]) -> list[int]:
-        """As `user_ids`, with the items' texts given."""
+        """As `user_ids`, with the items' texts given.
+
+        Raises `UsageError` where one item alone makes a prompt that is too long.
+        """
         length = min(len(items), self.template.history_items)
         while True:
             part = _last(history, length)
