@@ -75,8 +75,18 @@ def write_json(rows: pa.Table, file: TextIO) -> None:
 
 
 def _rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    rows = _with_short_floats(rows)
     for batch in rows.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
+
+
+def _with_short_floats(rows: pa.Table) -> pa.Table:
+    """Columns of single floats with the digits that tell them: 4.9, and not 4.900000095367432."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_float32(field.type):
+            short = rows.column(place).cast(pa.string()).cast(pa.float64())
+            rows = rows.set_column(place, field.name, short)
+    return rows
 
 
 def _csv_value(value: Any) -> Any:

@@ -15,6 +15,10 @@ from tests.factories.warehouse import make_warehouse
 
 VALUES = {
     "1.5": (1.5, "1.5"),
+    "4.9::FLOAT": (4.9, "4.9"),
+    "1e-9::FLOAT": (1e-9, "1e-09"),
+    "'nan'::FLOAT": (None, "nan"),
+    "NULL::FLOAT": (None, ""),
     "sum(2::BIGINT)": (2, "2"),
     "12.50::DECIMAL(9, 2)": (12.5, "12.50"),
     "TIME '10:00:00'": ("10:00:00", "10:00:00"),
