@@ -110,6 +110,7 @@ def score(
     done. Run again after a stop: finished parts are kept. Told to stop (SIGTERM) it ends after the
     part in hand, with exit code 75.
     """
+    from r2ec.infer.plan import expected_users
     from r2ec.infer.publish import publish
     from r2ec.infer.score import plan_shard, score_shard
     from r2ec.infer.settings import ScoreSettings
@@ -154,7 +155,9 @@ def score(
             + (f", unchanged users carried over from {job.source.date}" if job.source else "")
         )
         return
-    with progress(f"users of shard {job.shard}") as advance, StopSignal() as stop:
+    users = expected_users(place, date, num_shards)
+    told = progress(f"users of shard {job.shard}", users, is_estimate=num_shards > 1)
+    with told as advance, StopSignal() as stop:
         result = score_shard(
             job,
             max_error_share=max_error_share,

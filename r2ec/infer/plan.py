@@ -136,6 +136,15 @@ def shard_of(user_id: str, num_shards: int) -> int:
     return int.from_bytes(digest, "big") % num_shards
 
 
+def expected_users(warehouse: Warehouse, date: str, num_shards: int) -> int:
+    """How many users a shard has, by the footers of the date's files.
+
+    Exact for one shard; near it for several, since a hash draws them.
+    """
+    files = warehouse.list_files("histories", f"date={date}")
+    return round(sum(warehouse.count_rows(file) for file in files) / num_shards)
+
+
 def shard_parts(
     rows: Iterable[UserRow], plan: RunPlan, shard: int
 ) -> Iterator[tuple[int, list[UserRow]]]:
