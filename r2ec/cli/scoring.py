@@ -49,12 +49,18 @@ from r2ec.errors import UsageError
     is_flag=True,
     help="Carry over the last published date's rows of users for whom nothing changed.",
 )
-@click.option("--category", "categories", multiple=True, metavar="PATH", help="Only items in it.")
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="Only items of this category, or below it; repeatable.",
+)
 @click.option(
     "--exclude-items",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="Text file, an item_id a line.",
+    help="None of the items of this text file, an item_id a line.",
 )
 @click.option(
     "--exclude-stores", multiple=True, metavar="NAME", help="No items of this store; repeatable."
@@ -68,7 +74,11 @@ from r2ec.errors import UsageError
     help="Users that run at once; the same for all shards.",
 )
 @click.option(
-    "--max-error-share", default=0.01, show_default=True, help="More failed users: exit code 4."
+    "--max-error-share",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="With a larger share of failed users: exit code 4.",
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
 @click.option(
