@@ -82,7 +82,7 @@ def line_chart(
     xs = [x for line in shown for x, _ in line.points]
     ends = [y for line in shown for pair in line.intervals or () for y in pair]
     ys = [y for line in shown for _, y in line.points] + ends
-    x_axis, y_axis = _Axis.over(xs, exact=True), _Axis.over(ys)
+    x_axis, y_axis = _Axis.over(xs, exact=True), _Axis.over(ys, is_whole=_counts(number))
     return Chart(
         title=title,
         note=note,
@@ -110,7 +110,9 @@ def bar_chart(
     """A chart of bars, those of several series side by side; None where there is no label."""
     if not labels:
         return None
-    y_axis = _Axis.over([0.0, *(value for _, values in series for value in values)])
+    y_axis = _Axis.over(
+        [0.0, *(value for _, values in series for value in values)], is_whole=_counts(number)
+    )
     room = (WIDTH - LEFT - RIGHT) / len(labels)
     width = 0.8 * room / len(series)
     bars = [
@@ -159,8 +161,14 @@ class _Axis:
     ticks: list[float]
 
     @classmethod
-    def over(cls, values: Sequence[float], *, exact: bool = False) -> "_Axis":
-        """An axis over the values; its ends are round numbers unless `exact`."""
+    def over(
+        cls, values: Sequence[float], *, exact: bool = False, is_whole: bool = True
+    ) -> "_Axis":
+        """An axis over the values; its ends are round numbers unless `exact`.
+
+        With `is_whole` no tick lies between whole numbers where only such are drawn: half a user,
+        or half a step, is none.
+        """
         low, high = min(values), max(values)
         if not exact and low > 0 and low < 0.6 * high:
             low = 0.0
@@ -170,8 +178,7 @@ class _Axis:
         if low == high:
             half = (abs(low) or 1.0) / 2
             low, high = (low - half if low < 0 else 0.0), high + half
-        # Nothing lies between two whole numbers where only such are drawn: half a user is none.
-        is_whole = all(float(value).is_integer() for value in values)
+        is_whole = is_whole and all(float(value).is_integer() for value in values)
         step = _round_step((high - low) / 4, is_whole=is_whole)
         first, last = math.floor(low / step), math.ceil(high / step)
         ticks = [number * step for number in range(first, last + 1)]
@@ -189,6 +196,11 @@ def _round_step(step: float, *, is_whole: bool) -> float:
     power = 10.0 ** math.floor(math.log10(step))
     nice = (1, 2, 5, 10) if is_whole else (1, 2, 2.5, 5, 10)
     return next(digit * power for digit in nice if digit * power >= step * 0.999)
+
+
+def _counts(number: Number) -> bool:
+    """Whether figures are written so as whole numbers."""
+    return number(0.5).isdigit()
 
 
 def _y_ticks(axis: _Axis, number: Number) -> list[Tick]:

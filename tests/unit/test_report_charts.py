@@ -108,6 +108,8 @@ def test_no_two_ticks_have_one_label_and_each_fits_beside_the_axis(ys, scale, nu
     [
         (1.0, count, ["0", "1"]),
         (3.0, count, ["0", "1", "2", "3"]),
+        (1.0, share, ["0 %", "25 %", "50 %", "75 %", "100 %"]),
+        (1.0, small, ["0", "0.25", "0.5", "0.75", "1"]),
         (0.0016, share, ["0 %", "0.05 %", "0.1 %", "0.15 %", "0.2 %"]),
         (0.0002, small, ["0", "0.00005", "0.0001", "0.00015", "0.0002"]),
         (12_345_678.0, count, ["0 M", "5 M", "10 M", "15 M"]),
@@ -117,6 +119,13 @@ def test_an_axis_tells_few_users_small_shares_and_many_users_alike(value, number
     chart = bar_chart("t", ["a"], [("a", [value])], x_label="x", number=number)
     assert chart is not None
     assert [tick.label for tick in chart.y_ticks] == labels
+
+
+def test_steps_are_marked_by_whole_numbers() -> None:
+    points = [(1.0, 0.5), (2.0, 0.7)]
+    chart = line_chart("t", [Series(name="a", points=points)], x_label="step", number=small)
+    assert chart is not None
+    assert [tick.label for tick in chart.x_ticks] == ["1", "2"]
 
 
 def test_a_single_step_is_marked_by_its_own_number_alone() -> None:
