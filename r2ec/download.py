@@ -127,7 +127,10 @@ def fetch(
 
 
 def read_sums(url: str, patience: Patience | None = None) -> dict[str, Checksum]:
-    """File name -> checksum, of a file as `sha256sum` or `md5sum` writes it (also with --tag)."""
+    """File name -> checksum, of a file as `sha256sum` or `md5sum` writes it (also with --tag).
+
+    Raises `UsageError` where no line is a checksum with a name.
+    """
     with tempfile.TemporaryDirectory() as folder:
         fetched = fetch(url, Path(folder) / "sums", patience=patience)
         text = fetched.path.read_text(encoding="utf-8", errors="replace")

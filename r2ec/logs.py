@@ -82,13 +82,23 @@ def format_bytes(count: float) -> str:
 
 
 def format_progress(
-    description: str, done: int, total: int | None, elapsed: float, *, is_bytes: bool = False
+    description: str,
+    done: int,
+    total: int | None,
+    elapsed: float,
+    *,
+    is_bytes: bool = False,
+    is_estimate: bool = False,
 ) -> str:
-    """One line on how far the work is, its rate, and the time left where `total` is known."""
+    """One line on how far the work is, its rate, and the time left where `total` is known.
+
+    With `is_estimate` the total is near the truth, and the line says `about`.
+    """
     rate = done / elapsed if elapsed > 0 else 0.0
     line = f"{description}: {format_bytes(done) if is_bytes else f'{done:,}'}"
     if total is not None:
-        line += f" of {format_bytes(total) if is_bytes else f'{total:,}'}"
+        about = "about " if is_estimate else ""
+        line += f" of {about}{format_bytes(total) if is_bytes else f'{total:,}'}"
     line += f", {format_bytes(rate) if is_bytes else f'{rate:,.1f}'}/s"
     if total is not None and 0 < done < total and rate > 0:
         line += f", {format_seconds((total - done) / rate)} left"
@@ -102,11 +112,12 @@ def progress(
     *,
     stream: TextIO | None = None,
     is_bytes: bool = False,
+    is_estimate: bool = False,
 ) -> Iterator[Callable[[int], None]]:
     """Show how far the work is: yields `advance(n)`, to be called with each n units done.
 
     A rich bar with rate and time left on a terminal with text logs; elsewhere a log line every
-    ten seconds and one at the end.
+    ten seconds and one at the end. `is_estimate` says that `total` is only near the truth.
     """
     stream = stream or sys.stderr
     json_lines = any(
@@ -114,15 +125,17 @@ def progress(
         for handler in logging.getLogger("r2ec").handlers
     )
     if stream.isatty() and not json_lines:
-        with _bar(description, total, stream, is_bytes) as advance:
+        with _bar(description, total, stream, is_bytes, is_estimate) as advance:
             yield advance
     else:
-        with _lines(description, total, is_bytes) as advance:
+        with _lines(description, total, is_bytes, is_estimate) as advance:
             yield advance
 
 
 @contextmanager
-def _lines(description: str, total: int | None, is_bytes: bool) -> Iterator[Callable[[int], None]]:
+def _lines(
+    description: str, total: int | None, is_bytes: bool, is_estimate: bool
+) -> Iterator[Callable[[int], None]]:
     logger = get_logger(__name__)
     started = last_line = time.monotonic()
     done = 0
@@ -134,7 +147,8 @@ def _lines(description: str, total: int | None, is_bytes: bool) -> Iterator[Call
         if now - last_line >= LINE_EVERY_SECONDS:
             last_line = now
             elapsed = now - started
-            logger.info(format_progress(description, done, total, elapsed, is_bytes=is_bytes))
+            kinds = {"is_bytes": is_bytes, "is_estimate": is_estimate}
+            logger.info(format_progress(description, done, total, elapsed, **kinds))
 
     yield advance
     elapsed = time.monotonic() - started
@@ -144,7 +158,7 @@ def _lines(description: str, total: int | None, is_bytes: bool) -> Iterator[Call
 
 @contextmanager
 def _bar(
-    description: str, total: int | None, stream: TextIO, is_bytes: bool
+    description: str, total: int | None, stream: TextIO, is_bytes: bool, is_estimate: bool
 ) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
@@ -161,15 +175,22 @@ def _bar(
     columns.append(TextColumn("{task.fields[told]}", markup=False))
     with Progress(*columns, console=console) as bar:
         started = time.monotonic()
-        task = bar.add_task(cut(description, console.width - taken), total=total, told="")
+        task = bar.add_task("", total=total, told="")
+
+        def tell(done: int, total: int | None) -> None:
+            told = _told(done, total, time.monotonic() - started, is_bytes, is_estimate)
+            shown = cut(description, console.width - taken - len(told))
+            bar.update(task, completed=done, description=shown, told=told)
 
         def advance(count: int = 1) -> None:
-            done = int(bar.tasks[task].completed) + count
-            told = _told(done, total, max(time.monotonic() - started, 1e-9), is_bytes)
-            shown = cut(description, console.width - taken - len(told))
-            bar.update(task, advance=count, description=shown, told=told)
+            tell(int(bar.tasks[task].completed) + count, total)
 
+        tell(0, total)
         yield advance
+        if is_estimate:
+            done = int(bar.tasks[task].completed)
+            bar.update(task, total=done)
+            tell(done, None)
 
 
 def cut(text: str, width: int) -> str:
@@ -177,12 +198,15 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
-def _told(done: int, total: int | None, elapsed: float, is_bytes: bool) -> str:
-    """`25,000/62,500, 12,427.0/s, 3 s left`, or the time it took."""
+def _told(done: int, total: int | None, elapsed: float, is_bytes: bool, is_estimate: bool) -> str:
+    """`25,000/62,500, 12,427.0/s, 3 s left`, or the time it took; no rate before the first is."""
     count = format_bytes if is_bytes else "{:,}".format
-    told = count(done) if total is None else f"{count(done)}/{count(total)}"
-    rate = done / elapsed
+    about = "~" if is_estimate else ""
+    told = count(done) if total is None else f"{count(done)}/{about}{count(total)}"
+    if not done:
+        return told
+    rate = done / max(elapsed, 1e-9)
     told += f", {format_bytes(rate) if is_bytes else f'{rate:,.1f}'}/s"
-    if total is not None and 0 < done < total:
+    if total is not None and done < total:
         return f"{told}, {format_seconds((total - done) / rate)} left"
     return f"{told}, {format_seconds(elapsed)}"

@@ -54,7 +54,10 @@ class SqlFile:
         missing = sorted(name for name, value in bound.items() if value is None)
         if missing:
             remedy = " ".join(f"--param {name}=…" for name in missing)
-            raise UsageError(f"{self.source}: give a value for {', '.join(missing)}: {remedy}")
+            colon = "(a colon before a name makes a parameter; one that is none gets a space after)"
+            raise UsageError(
+                f"{self.source}: give a value for {', '.join(missing)}: {remedy} {colon}"
+            )
         given = {name: value for name, value in bound.items() if value is not None}
         for name, value in given.items():
             if name in self.params and name.endswith("date") and not _is_day(value):

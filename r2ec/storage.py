@@ -182,7 +182,7 @@ class Warehouse:
         """Read a partition as batches of at most `batch_rows` rows, in the order of `read_table`.
 
         Memory is bounded by one row group. Raises `NotReadyError` when there is no such file, or it
-        is damaged.
+        is damaged, `UsageError` for columns of other types than the table's.
         """
         names = columns or table.schema.names
         for file in self._require_files(table, partition):

@@ -48,7 +48,8 @@ def find_shop(folder: Path) -> Shop:
 def date_of_share(shop: Shop, share: float) -> str:
     """The ISO day before the one at which `share` of the log's events have happened.
 
-    What was bought after it can then be compared with what is recommended.
+    What was bought after it can then be compared with what is recommended. Raises `NotReadyError`
+    for a log without a time.
     """
     mapping = MAPPINGS / f"{shop.mapping}.toml"
     columns = tomllib.loads(mapping.read_text("utf-8"))["interactions"]

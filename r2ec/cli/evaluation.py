@@ -105,6 +105,7 @@ def evaluate(
     Seen items don't compete, a target that was bought before does. With --date it is the lists as
     they were published: what is not on a list is a miss. The figures go to the table metrics.
     """
+    model_dir, baseline, date = _alternatives(model_dir=model_dir, baseline=baseline, date=date)
     if sum(given is not None for given in (model_dir, baseline, date)) != 1:
         raise click.UsageError("give one of --model DIR, --baseline NAME and --date DAY")
     if date is not None:
@@ -162,6 +163,16 @@ def evaluate(
         place, run_id=run_id, model=model, split=split, ranks=ranks, users=users, ks=ks
     )
     _print(run_id, split, values, output)
+
+
+def _alternatives(**given: str | None) -> list[str | None]:
+    """The values in their order; what is typed displaces what comes from the environment.
+
+    R2EC_MODEL and R2EC_DATE are there for other commands too.
+    """
+    source = click.get_current_context().get_parameter_source
+    typed = {name for name in given if source(name) is ParameterSource.COMMANDLINE}
+    return [value if not typed or name in typed else None for name, value in given.items()]
 
 
 def _check_published(ctx: click.Context) -> None:

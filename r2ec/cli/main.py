@@ -126,10 +126,12 @@ def _share_options(command: click.Command, path: str) -> None:
     if not any(option.name == "log_format" for option in command.params):
         command.params.extend(_log_options())
     for option in command.params:
-        if isinstance(option, click.Option) and option.envvar is None and option.name:
+        if isinstance(option, click.Option) and option.envvar is None:
+            # The option as people type it: Python calls --format and --set otherwise.
+            typed = max(option.opts, key=len).lstrip("-")
             option.envvar = [
                 f"{PREFIX}_{part}".upper().replace("-", "_").replace(" ", "_")
-                for part in (f"{path} {option.name}", option.name)
+                for part in (f"{path} {typed}", typed)
             ]
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
@@ -178,7 +180,10 @@ def _given_by_launchers() -> click.Option:
 )
 @click.version_option(package_name="r2ec")
 def cli() -> None:
-    """Raw interaction logs in; SQL tables of recommendations and their reasoning out."""
+    """Raw interaction logs in; SQL tables of recommendations and their reasoning out.
+
+    Every option may come from the environment: R2EC_TOP_K, or R2EC_SCORE_TOP_K for one command.
+    """
 
 
 def describe_os_error(error: OSError) -> str:

@@ -48,19 +48,27 @@ def sql(
     DuckDB; it can only read, and nothing but the warehouse.
     """
     from r2ec import sql_files
+    from r2ec.cli.published import unpublished_note
     from r2ec.cli.query_result import check_output, write_result
     from r2ec.errors import UsageError
     from r2ec.warehouse_views import run_query, with_views
 
     if (file is None) == (query is None):
         raise UsageError("give either a FILE or a query with -q")
-    asked = sql_files.parse_sql("query", "-q", query) if query else sql_files.find_sql(file or "")
+    asked = (
+        sql_files.find_sql(file)
+        if file is not None
+        else sql_files.parse_sql("query", "-q", query or "")
+    )
     tables = existing_warehouse(warehouse)
     check_output(output, output_format, tables)
     values = _values(params)
     if asked.source.startswith("sql/views/"):
         asked = sql_files.parse_sql(asked.name, asked.source, f"SELECT * FROM {asked.name}")
     rows = with_views(tables, lambda views: run_query(views, asked, values))
+    note = unpublished_note(asked, values, tables)
+    if note is not None:
+        click.echo(note, err=True)
     write_result(rows, output_format, output)
 
 

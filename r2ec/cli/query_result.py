@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2ec.cli import screen
+from r2ec.cli.plain_value import plain, span
 from r2ec.errors import UsageError
 from r2ec.storage import Warehouse
 
@@ -28,7 +30,11 @@ def check_output(output: str | None, output_format: str, warehouse: Warehouse) -
 
 
 def write_result(rows: pa.Table, output_format: str, output: str | None) -> None:
-    """Write the rows to the file `output`, or to stdout where it is None."""
+    """Write the rows to the file `output`, or to stdout where it is None.
+
+    A second column of one name gets a number, `user_id_1`: no format can tell the two apart.
+    """
+    rows = rows.rename_columns(distinct_names(rows.schema.names))
     if output_format == "parquet":
         with nullcontext(sys.stdout.buffer) if output is None else open(output, "wb") as sink:
             pq.write_table(rows, sink, compression="zstd")
@@ -38,33 +44,54 @@ def write_result(rows: pa.Table, output_format: str, output: str | None) -> None
         write(rows, file)
 
 
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names in their order, a later one of the same letters with the next free number."""
+    taken, distinct = set(names), list[str]()
+    for name in names:
+        number, new = 0, name
+        while new in distinct or (number and new in taken):
+            number += 1
+            new = f"{name}_{number}"
+        distinct.append(new)
+    return distinct
+
+
 def write_csv(rows: pa.Table, file: TextIO) -> None:
     """The rows as CSV with a header; lists and times as in JSON."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(rows.schema.names)
-    for batch in rows.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            writer.writerow([_csv_value(value) for value in row.values()])
+    for row in _rows(rows):
+        writer.writerow([_csv_value(value) for value in row.values()])
 
 
 def write_json(rows: pa.Table, file: TextIO) -> None:
     """The rows as one JSON array of objects, one a line."""
     separator = "["
-    for batch in rows.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            line = json.dumps(row, ensure_ascii=False, default=_iso)
-            file.write(f"{separator}\n{line}")
-            separator = ","
+    for row in _rows(rows):
+        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+        file.write(f"{separator}\n{line}")
+        separator = ","
     file.write("\n]\n" if separator == "," else "[]\n")
 
 
+def _rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    rows = _with_short_floats(rows)
+    for batch in rows.to_batches(max_chunksize=4096):
+        yield from batch.to_pylist()
+
+
+def _with_short_floats(rows: pa.Table) -> pa.Table:
+    """Columns of single floats with the digits that tell them: 4.9, and not 4.900000095367432."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_float32(field.type):
+            short = rows.column(place).cast(pa.string()).cast(pa.float64())
+            rows = rows.set_column(place, field.name, short)
+    return rows
+
+
 def _csv_value(value: Any) -> Any:
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False, default=_iso)
-    return _iso(value) if isinstance(value, date) else value
-
-
-def _iso(value: Any) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    if isinstance(value, pa.MonthDayNano):
+        return span(value)
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return plain(value) if isinstance(value, date | bytes) else value

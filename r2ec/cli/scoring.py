@@ -49,12 +49,18 @@ from r2ec.errors import UsageError
     is_flag=True,
     help="Carry over the last published date's rows of users for whom nothing changed.",
 )
-@click.option("--category", "categories", multiple=True, metavar="PATH", help="Only items in it.")
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="Only items of this category, or below it; repeatable.",
+)
 @click.option(
     "--exclude-items",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="Text file, an item_id a line.",
+    help="None of the items of this text file, an item_id a line.",
 )
 @click.option(
     "--exclude-stores", multiple=True, metavar="NAME", help="No items of this store; repeatable."
@@ -80,7 +86,7 @@ from r2ec.errors import UsageError
     default=0.01,
     show_default=True,
     type=FiniteRange(min=0, max=1),
-    help="More failed users: exit code 4.",
+    help="With a larger share of failed users: exit code 4.",
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there]")
 @click.option(
@@ -123,6 +129,7 @@ def score(
     done. Run again after a stop: finished parts are kept. Told to stop (SIGTERM) it ends after the
     part in hand, with exit code 75.
     """
+    from r2ec.infer.plan import expected_users
     from r2ec.infer.publish import publish
     from r2ec.infer.score import plan_shard, score_shard
     from r2ec.infer.settings import ScoreSettings
@@ -169,11 +176,9 @@ def score(
             + (f", unchanged users carried over from {job.source.date}" if job.source else "")
         )
         return
-    with (
-        progress(f"users of shard {job.shard}") as advance,
-        StopSignal() as stop,
-        memory_advice(SCORING_ADVICE),
-    ):
+    users = expected_users(place, date, num_shards)
+    told = progress(f"users of shard {job.shard}", users, is_estimate=num_shards > 1)
+    with told as advance, StopSignal() as stop, memory_advice(SCORING_ADVICE):
         result = score_shard(
             job,
             max_error_share=max_error_share,

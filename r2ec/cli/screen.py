@@ -5,9 +5,11 @@ Catalog and reasoning text is data: it can neither colour the terminal nor move 
 
 import unicodedata
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import pyarrow as pa
+
+from r2ec.cli.plain_value import span
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,8 +53,14 @@ def cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, pa.MonthDayNano):
+        return span(value)
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(cell(part) for part in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{cell(key)}: {cell(part)}" for key, part in value.items()) + "}"
     return printable(str(value))
 
 
@@ -64,10 +72,12 @@ def table_of(rows: pa.Table) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for field in rows.schema:
-        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(
-            Text(field.name), justify="right" if is_number else "left", overflow="fold"
-        )
+        kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+        justify: Literal["left", "right"] = "left"
+        if any(is_kind(field.type) for is_kind in kinds):
+            justify = "right"
+        # A name may be a text of the shop too: PIVOT makes columns of values.
+        table.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
     for row in rows.slice(0, MOST_ROWS).to_pylist():
         table.add_row(*(Text(cell(value)) for value in row.values()))
     return table
@@ -115,5 +125,5 @@ def _print_records(screen: "Console", rows: pa.Table) -> None:
         screen.print(Rule(Text(f"row {number}"), align="left", style="dim"))
         values = Table.grid(padding=(0, 2))
         for name, value in row.items():
-            values.add_row(Text(name, style="dim"), Text(cell(value), overflow="fold"))
+            values.add_row(Text(printable(name), style="dim"), Text(cell(value), overflow="fold"))
         screen.print(values)

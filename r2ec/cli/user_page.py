@@ -1,11 +1,13 @@
 """One user's page in the terminal: what was bought, what the model made of it, what it offers."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from r2ec import sql_files
 from r2ec.cli import screen
+from r2ec.cli.published import told_days
 from r2ec.endings import told_ending
 from r2ec.errors import NotReadyError
 from r2ec.storage import Warehouse
@@ -52,9 +54,8 @@ def load_user_page(warehouse: Warehouse, date: str, user_id: str, top_k: int) ->
     """Read a user's page. Raises NotReadyError when the date or the user is not there."""
     published = warehouse.partitions("runs", "date")
     if date not in published:
-        there = f"published: {', '.join(published[-5:])}" if published else "none is published yet"
         raise NotReadyError(
-            f"{date} is not published in {warehouse.path()} ({there}); "
+            f"{date} is not published in {warehouse.path()} ({told_days(published)}); "
             f"r2ec-cli score --date {date} makes it"
         )
     return with_views(warehouse, lambda views: _user_page(views, date, user_id, top_k))
@@ -157,7 +158,10 @@ def _ago(moment: datetime | None, end: datetime) -> str:
 
 
 def _stars(rating: float | None) -> str:
+    """A rating of up to five in stars, to the half; of another scale its number."""
     if rating is None:
         return ""
-    whole = min(STARS, max(0, round(rating)))
-    return "★" * whole + "·" * (STARS - whole)
+    if not 0 <= rating <= STARS:
+        return f"{rating:g}"
+    whole, half = divmod(math.floor(2 * rating + 0.5), 2)
+    return ("★" * whole + "½" * half).ljust(STARS, "·")

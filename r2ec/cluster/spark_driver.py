@@ -26,7 +26,10 @@ _TEMPLATE = "spark.kubernetes.driver.podTemplateFile"
 
 
 def own_namespace() -> str:
-    """The namespace of the pod this runs in; `R2EC_NAMESPACE` elsewhere."""
+    """The namespace of the pod this runs in; `R2EC_NAMESPACE` elsewhere.
+
+    Raises `UsageError` where there is neither.
+    """
     file = ACCOUNT / "namespace"
     if file.exists():
         return file.read_text("utf-8").strip()
@@ -36,7 +39,10 @@ def own_namespace() -> str:
 
 
 def find_own_pod(cluster: Cluster) -> Manifest:
-    """The pod this runs in, whose name is in `POD_NAME` or else `HOSTNAME`."""
+    """The pod this runs in, whose name is in `POD_NAME` or else `HOSTNAME`.
+
+    Raises `UsageError` where there is no such pod.
+    """
     name = os.environ.get("POD_NAME") or os.environ.get("HOSTNAME", "")
     pod = patient(lambda: cluster.get("Pod", name))
     if pod is None:

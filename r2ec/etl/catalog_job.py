@@ -197,7 +197,10 @@ def find_items(spark: SparkSession, items: ItemInput) -> list[InputFile]:
 def previous_catalog(
     spark: SparkSession, warehouse: Warehouse, version: str
 ) -> tuple[str | None, DataFrame | None]:
-    """The version whose indices go on: this one if it was built before, else the latest one."""
+    """The version whose indices go on: this one if it was built before, else the latest one.
+
+    Raises `UsageError` where a later version is there, for indices are appended in order.
+    """
     versions = warehouse.partitions("catalog", "version")
     if not versions:
         return None, None

@@ -20,11 +20,16 @@ class Asked(Protocol):
     """What the border itself looks at in a job."""
 
     @property
-    def dry_run(self) -> bool: ...
+    def dry_run(self) -> bool:
+        """Whether the job says what it would do, and does nothing."""
+
     @property
-    def explain(self) -> bool: ...
+    def explain(self) -> bool:
+        """Whether the plans of Spark's queries are printed."""
+
     @property
-    def uses_metastore(self) -> bool: ...
+    def uses_metastore(self) -> bool:
+        """Whether a table of Spark's catalog is read or registered."""
 
 
 Job = TypeVar("Job", bound=Asked)

@@ -34,7 +34,10 @@ def require_encoding(spark: SparkSession, encoding: str) -> None:
 
 
 def csv_header(spark: SparkSession, uri: str, delimiter: str, quote: str, encoding: str) -> Names:
-    """The columns that the first line of a CSV file names."""
+    """The columns that the first line of a CSV file names.
+
+    Raises `UsageError` for a line that is blank, has NUL bytes or names a column twice.
+    """
     line = next(_lines(spark, uri, 1, encoding), "")
     if not line.strip() and first_text(spark, uri, encoding):
         raise UsageError(f"{uri}: the first line is blank; it must name the columns")

@@ -30,7 +30,11 @@ OPTIONS = {
 
 
 def find_interactions(spark: SparkSession, log: InteractionInput) -> list[InputFile]:
-    """The files of the log; errors for missing files and columns, and for a log without a row."""
+    """The files of the log.
+
+    Raises `UsageError` for missing columns, `NotReadyError` for no files and for a log without a
+    row.
+    """
     files = find_inputs(spark, log, "--interactions")
     require_columns(files, log.columns(), log.required(), OPTIONS)
     require_columns_somewhere(spark, files, "--interactions")

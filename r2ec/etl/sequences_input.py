@@ -104,7 +104,8 @@ def stage_quarantine(
 ) -> tuple[list[Place], dict[str, str]]:
     """Stage the rejected rows and check their share.
 
-    Returns the partitions to replace, and an example of each reason.
+    Returns the partitions to replace, and an example of each reason. Raises `NotReadyError` where
+    the window leaves no event, `GateError` for too large a share.
 
     Of a log without one event the day is not known: its rows lie under the first day of 1970 until
     a run that knows better.

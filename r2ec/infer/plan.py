@@ -23,7 +23,8 @@ class HasUser(Protocol):
     """Anything that belongs to one user, such as `tables.History`."""
 
     @property
-    def user_id(self) -> str: ...
+    def user_id(self) -> str:
+        """The shop's id of the user."""
 
 
 UserRow = TypeVar("UserRow", bound=HasUser)
@@ -70,7 +71,8 @@ class RunPlan:
         `model` is the model's fingerprint, `catalog_fingerprint` that of the catalog's texts,
         `histories` that of `histories_fingerprint`, `settings` everything else that changes a row
         (top-k, sampling, seed, filters); JSON values only. `batch_rows`, and `cache_gib` which
-        bounds them, are among them because another shape of a batch rounds otherwise.
+        bounds them, are among them because another shape of a batch rounds otherwise. Raises
+        `UsageError` for a number below 1.
         """
         counts = {
             "num_shards": num_shards,
@@ -140,6 +142,15 @@ def shard_of(user_id: str, num_shards: int) -> int:
     return int.from_bytes(digest, "big") % num_shards
 
 
+def expected_users(warehouse: Warehouse, date: str, num_shards: int) -> int:
+    """How many users a shard has, by the footers of the date's files.
+
+    Exact for one shard; near it for several, since a hash draws them.
+    """
+    files = warehouse.list_files("histories", f"date={date}")
+    return round(sum(warehouse.count_rows(file) for file in files) / num_shards)
+
+
 def shard_parts(
     rows: Iterable[UserRow], plan: RunPlan, shard: int
 ) -> Iterator[tuple[int, list[UserRow]]]:
@@ -163,7 +174,10 @@ def shard_parts(
 
 
 def ascending_users(rows: Iterable[UserRow], date: str) -> Iterator[UserRow]:
-    """Sorted rows as they come; `UsageError` for a user who stands there twice."""
+    """Sorted rows as they come.
+
+    Raises `UsageError` for a user who stands there twice, `ValueError` for rows out of order.
+    """
     before: str | None = None
     for row in rows:
         if before is not None and row.user_id < before:

@@ -281,7 +281,7 @@ def _require_same_files(path: str, card: ModelCard) -> None:
 
 
 def load_card(path: str) -> ModelCard:
-    """Read and check `r2ec.json` of a model directory. Raises as `load_model`.
+    """Read and check `r2ec.json` of a model directory. Raises `UsageError` as `load_model`.
 
     A card without a fingerprint gets that of the files.
     """

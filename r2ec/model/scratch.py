@@ -74,7 +74,10 @@ def tokenizer_texts(catalog: Catalog, template: PromptTemplate) -> Iterator[str]
 
 
 def build_scratch_model(config: InitConfig, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A randomly initialised causal LM of the family and shape given, seeded."""
+    """A randomly initialised causal LM of the family and shape given, seeded.
+
+    Raises `UsageError` for a hidden size that its heads do not divide.
+    """
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,

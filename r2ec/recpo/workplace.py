@@ -62,7 +62,10 @@ class Workplace:
 
 
 def load_data(config: TrainConfig) -> Data:
-    """Catalog, training examples, and a fixed draw of the valid split."""
+    """Catalog, training examples, and a fixed draw of the valid split.
+
+    Raises `NotReadyError` where one of the splits has no sequence.
+    """
     warehouse = Warehouse(config.paths.warehouse)
     catalog = load_catalog(warehouse)
     train = load_examples(warehouse, "train")

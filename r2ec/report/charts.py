@@ -5,7 +5,6 @@ and is as sharp in print; every chart carries its figures as a table too.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,14 +82,14 @@ def line_chart(
     xs = [x for line in shown for x, _ in line.points]
     ends = [y for line in shown for pair in line.intervals or () for y in pair]
     ys = [y for line in shown for _, y in line.points] + ends
-    x_axis, y_axis = _Axis.over(xs, exact=True), _Axis.over(ys)
+    x_axis, y_axis = _Axis.over(xs, exact=True), _Axis.over(ys, is_whole=_counts(number))
     return Chart(
         title=title,
         note=note,
         summary=". ".join(_told(line, number) for line in shown),
         x_label=x_label,
         x_ticks=_x_ticks(x_axis),
-        y_ticks=[Tick(at=_y(y_axis, value), label=_short(number(value))) for value in y_axis.ticks],
+        y_ticks=_y_ticks(y_axis, number),
         lines=[_drawn(line, x_axis, y_axis) for line in shown],
         bars=[],
         names=[line.name for line in shown],
@@ -111,7 +110,9 @@ def bar_chart(
     """A chart of bars, those of several series side by side; None where there is no label."""
     if not labels:
         return None
-    y_axis = _Axis.over([0.0, *(value for _, values in series for value in values)])
+    y_axis = _Axis.over(
+        [0.0, *(value for _, values in series for value in values)], is_whole=_counts(number)
+    )
     room = (WIDTH - LEFT - RIGHT) / len(labels)
     width = 0.8 * room / len(series)
     bars = [
@@ -141,7 +142,7 @@ def bar_chart(
         ),
         x_label=x_label,
         x_ticks=ticks,
-        y_ticks=[Tick(at=_y(y_axis, value), label=_short(number(value))) for value in y_axis.ticks],
+        y_ticks=_y_ticks(y_axis, number),
         lines=[],
         bars=bars,
         names=[name for name, _ in series],
@@ -160,15 +161,25 @@ class _Axis:
     ticks: list[float]
 
     @classmethod
-    def over(cls, values: Sequence[float], *, exact: bool = False) -> "_Axis":
-        """An axis over the values; its ends are round numbers unless `exact`."""
+    def over(
+        cls, values: Sequence[float], *, exact: bool = False, is_whole: bool = True
+    ) -> "_Axis":
+        """An axis over the values; its ends are round numbers unless `exact`.
+
+        With `is_whole` no tick lies between whole numbers where only such are drawn: half a user,
+        or half a step, is none.
+        """
         low, high = min(values), max(values)
         if not exact and low > 0 and low < 0.6 * high:
             low = 0.0
+        if exact and low == high:
+            half = (abs(low) or 1.0) / 2
+            return cls(low=low - half, high=high + half, ticks=[low])
         if low == high:
             half = (abs(low) or 1.0) / 2
-            low, high = (low - half if low < 0 or exact else 0.0), high + half
-        step = _round_step((high - low) / 4)
+            low, high = (low - half if low < 0 else 0.0), high + half
+        is_whole = is_whole and all(float(value).is_integer() for value in values)
+        step = _round_step((high - low) / 4, is_whole=is_whole)
         first, last = math.floor(low / step), math.ceil(high / step)
         ticks = [number * step for number in range(first, last + 1)]
         if exact:
@@ -179,14 +190,39 @@ class _Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def _round_step(step: float) -> float:
+def _round_step(step: float, *, is_whole: bool) -> float:
+    if is_whole and step <= 1:
+        return 1.0
     power = 10.0 ** math.floor(math.log10(step))
-    return next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= step * 0.999)
+    nice = (1, 2, 5, 10) if is_whole else (1, 2, 2.5, 5, 10)
+    return next(digit * power for digit in nice if digit * power >= step * 0.999)
 
 
-def _short(label: str) -> str:
-    """0.1500 as 0.15, 20.0 % as 20 %."""
-    return re.sub(r"(\.\d*?)0+(?=\D*$)", lambda match: match[1].rstrip("."), label)
+def _counts(number: Number) -> bool:
+    """Whether figures are written so as whole numbers."""
+    return number(0.5).isdigit()
+
+
+def _y_ticks(axis: _Axis, number: Number) -> list[Tick]:
+    """The ticks with all their digits, for the rounding of the figures could make two of them one.
+
+    From a million on they are told in millions or billions: there is room for some eight letters.
+    """
+    scale, unit = (100.0, " %") if number(1.0).endswith("%") else (1.0, "")
+    largest = scale * max(abs(value) for value in axis.ticks)
+    for size, name in ((1e9, " bn"), (1e6, " M")):
+        if largest >= size:
+            scale, unit = scale / size, f"{name}{unit}"
+            break
+    return [Tick(at=_y(axis, value), label=_digits(scale * value) + unit) for value in axis.ticks]
+
+
+def _digits(value: float) -> str:
+    """A round number in full: 1,500 and 0.00005, no 5e-05 but below a millionth."""
+    if 0 < abs(value) < 1e-6:
+        return f"{value:.3g}"
+    text = f"{value:,.9f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def _x(axis: _Axis, value: float) -> float:

@@ -17,8 +17,7 @@ STAGES_SQL = """
 SELECT
     (SELECT count(*) FROM catalog WHERE version = CAST(runs.catalog_version AS DATE)) AS num_items,
     (SELECT count(*) FROM histories WHERE date = CAST(:date AS DATE)) AS num_histories,
-    (SELECT count(*) FROM item_embeddings WHERE model = runs.model) AS num_embeddings,
-    (SELECT count(*) FROM quarantine) AS num_quarantined
+    (SELECT count(*) FROM item_embeddings WHERE model = runs.model) AS num_embeddings
 FROM runs
 WHERE date = CAST(:date AS DATE)
 """
@@ -40,16 +39,70 @@ WHERE date = CAST(:date AS DATE)
 GROUP BY num_events
 ORDER BY num_events
 """
+# The rejected rows of each job at the day that the date stands on. A job that was not run for that
+# very day wrote them for one before, or, building several days at once, for the last of them.
 QUARANTINE_SQL = """
+WITH built AS (
+    SELECT date, CAST(catalog_version AS DATE) AS version
+    FROM runs
+    WHERE date = CAST(:date AS DATE)
+),
+days AS (
+    SELECT
+        job,
+        coalesce(
+            max(quarantine.date) FILTER (
+                quarantine.date
+                <= CASE WHEN job = 'build_catalog' THEN built.version ELSE built.date END
+            ),
+            min(quarantine.date)
+        ) AS date
+    FROM quarantine
+    CROSS JOIN built
+    GROUP BY job
+)
 SELECT
     job,
+    date,
     reason,
     count(*) AS num_rows,
     min(source) AS source,
     min_by(line, source) AS line
 FROM quarantine
-GROUP BY job, reason
+INNER JOIN days USING (job, date)
+GROUP BY job, date, reason
 ORDER BY num_rows DESC, job, reason
+"""
+# The items in fifty equal parts, from the most shown on: what share of all places have they?
+CONCENTRATION_SQL = """
+WITH items AS (
+    SELECT item_index
+    FROM catalog
+    INNER JOIN runs ON catalog.version = CAST(runs.catalog_version AS DATE)
+    WHERE runs.date = CAST(:date AS DATE)
+),
+shown AS (
+    SELECT item_index, count(*) AS num_lists
+    FROM recommendations
+    WHERE date = CAST(:date AS DATE)
+    GROUP BY item_index
+),
+ordered AS (
+    SELECT
+        coalesce(num_lists, 0) AS num_lists,
+        row_number() OVER (ORDER BY coalesce(num_lists, 0) DESC, item_index) AS place,
+        ntile(50) OVER (ORDER BY coalesce(num_lists, 0) DESC, item_index) AS part
+    FROM items
+    LEFT JOIN shown USING (item_index)
+),
+parts AS (
+    SELECT part, max(place) AS num_items, sum(num_lists) AS num_lists FROM ordered GROUP BY part
+)
+SELECT
+    num_items / max(num_items) OVER () AS item_share,
+    sum(num_lists) OVER (ORDER BY part) / sum(num_lists) OVER () AS list_share
+FROM parts
+ORDER BY part
 """
 RUN_SQL = "SELECT * FROM runs WHERE date = CAST(:date AS DATE)"
 METRICS_SQL = """
@@ -94,6 +147,7 @@ class DateFigures:
     named_share: float | None
     errors: list[Row]
     coverage: Row
+    concentration: list[Row]
     popularity: list[Row]
     new_items: Row
     change: Row
@@ -130,6 +184,7 @@ def load_figures(views: "duckdb.DuckDBPyConnection", date: str, *, days: int) ->
         named_share=rows(NAMED_SQL)[0]["share"],
         errors=query("scoring_errors"),
         coverage=query("coverage_and_gini")[0],
+        concentration=rows(CONCENTRATION_SQL),
         popularity=query("popularity_bias"),
         new_items=query("new_items_share")[0],
         change=query("change_from_day_before")[0],

@@ -48,7 +48,7 @@
     return make("div", { class: "wide", tabindex: "0", role: "region", "aria-label": caption }, whole);
   };
   const item = (row) => {
-    const cell = make("td", { dir: "auto" }, row.title);
+    const cell = make("td", { class: "item", dir: "auto" }, row.title);
     const known = row.title.toLocaleLowerCase().includes(text(row.store).toLocaleLowerCase());
     if (row.store && !known) cell.append(make("small", { dir: "auto" }, row.store));
     if (row.bought) cell.append(make("small", { class: "bought" }, "✓ bought later"));

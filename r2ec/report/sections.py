@@ -31,8 +31,10 @@ def small(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """0.1234 as 12.3 %."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """0.1234 as 12.3 %, 0.00123 as 0.12 %."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.2g} %" if 0.0001 <= abs(value) < 0.01 else f"{100 * value:.1f} %"
 
 
 def plain(value: float | None) -> str:
@@ -204,11 +206,19 @@ def data_charts(figures: DateFigures) -> list[Chart]:
 
 
 def list_charts(figures: DateFigures) -> list[Chart]:
-    """Popularity, calibration, lengths of reasonings."""
+    """Coverage, popularity, calibration, lengths of reasonings."""
     tokens = _binned([(r["tokens"], r["num_users"]) for r in figures.reasoning_lengths], 20)
     bought = sum(row["num_bought"] for row in figures.calibration)
     tenths = [row for row in figures.popularity if row["recommendation_share"] is not None]
+    covered = figures.coverage
     charts = [
+        line_chart(
+            "How few items fill the lists?",
+            [Series(name="share of all places", points=_concentration(figures.concentration))],
+            x_label="% of the catalog, the most shown items first",
+            number=share,
+            note=f"{count(covered['num_shown'])} of {count(covered['num_items'])} items are shown",
+        ),
         bar_chart(
             "Do lists go to what sells anyway?",
             [str(row["tenth"]) for row in tenths],
@@ -236,6 +246,16 @@ def list_charts(figures: DateFigures) -> list[Chart]:
         ),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _concentration(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """The points of the curve from nought on; none where nothing is shown."""
+    points = [
+        (100 * row["item_share"], float(row["list_share"]))
+        for row in rows
+        if row["list_share"] is not None
+    ]
+    return [(0.0, 0.0), *points] if points else []
 
 
 def cost_charts(costs: Sequence[Row]) -> list[Chart]:

@@ -49,7 +49,10 @@ class PromptEncoder:
     def user_ids_from_items(
         self, history: History, items: Sequence[CatalogItem], *, new_tokens: int = 0
     ) -> list[int]:
-        """As `user_ids`, with the items' texts given."""
+        """As `user_ids`, with the items' texts given.
+
+        Raises `UsageError` where one item alone makes a prompt that is too long.
+        """
         room = self._room(new_tokens)
         length = min(len(items), self.template.history_items)
         while True:

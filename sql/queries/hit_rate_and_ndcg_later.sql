@@ -3,7 +3,8 @@
 -- params: date, k=10, days=7
 -- Of the users who bought something within some days after the date: how many found their next
 -- purchase among the first k of their list, and how far up (NDCG: 1 / log2(rank + 1))? A purchase
--- counts by its row in sequences; of several at one time, the one with the least sequence_id.
+-- counts by its row in sequences; of several at one time, the one with the least sequence_id. Where
+-- lists are shorter than k, what is not on them is a miss.
 WITH lists AS (
     SELECT
         recommendations.user_id,

@@ -1,4 +1,4 @@
--- grain: one row per tenth of the items, from the most bought (1) to the least (10)
+-- grain: one row per tenth of the items bought or shown, from the most bought (1) to the least (10)
 -- reads: v_recommendations, v_user_history
 -- params: date
 -- Do the lists go to what sells anyway? Shares of purchases (in the histories of the date) and of

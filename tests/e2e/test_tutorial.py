@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.spark]
 PAGE = REPOSITORY / "docs" / "tutorial.md"
 SETUP, *COMMANDS = console_commands(PAGE)
 FEWER_STEPS = {
-    "R2EC_INIT_MODEL_OVERRIDES": "init.warmup_steps=40",
-    "R2EC_TRAIN_OVERRIDES": " ".join(
+    "R2EC_INIT_MODEL_SET": "init.warmup_steps=40",
+    "R2EC_TRAIN_SET": " ".join(
         (
             "contrastive.steps=3",
             "contrastive.batch_users=32",

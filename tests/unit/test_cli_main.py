@@ -113,6 +113,36 @@ def test_options_of_a_command_below_a_group_come_from_the_environment_too(monkey
     assert seen == [8]
 
 
+def options_below(command, path):
+    for option in command.params:
+        if isinstance(option, click.Option) and "--log" not in option.opts[0]:
+            yield path, option
+    for name, below in getattr(command, "commands", {}).items():
+        yield from options_below(below, f"{path}_{name}")
+
+
+@pytest.mark.parametrize("name", list(cli_main.COMMANDS))
+def test_the_variable_of_an_option_is_called_as_the_option_is_typed(name):
+    for path, option in options_below(cli_main.load_command(name), name):
+        typed = max(option.opts, key=len).lstrip("-")
+        own = f"R2EC_{path}_{typed}".upper().replace("-", "_")
+        variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar
+        assert variables[-1] in (own, f"R2EC_{typed}".upper().replace("-", "_")), option.opts
+        assert len(variables) == 1 or own in variables, option.opts
+
+
+def test_what_is_typed_displaces_an_alternative_of_the_environment(tmp_path, monkeypatch, capsys):
+    for variable, value in (("R2EC_MODEL", "model"), ("R2EC_DATE", "2024-05-31")):
+        monkeypatch.setenv(variable, value)
+    command = ["evaluate", "--warehouse", str(tmp_path)]
+    assert cli_main.run([*command, "--baseline", "popularity"]) == 3
+    assert "sequences" in capsys.readouterr().err
+    assert cli_main.run(command) == 2
+    assert "give one of --model DIR" in capsys.readouterr().err
+    assert cli_main.run([*command, "--model", "model", "--baseline", "popularity"]) == 2
+    assert "give one of --model DIR" in capsys.readouterr().err
+
+
 def seen_into(seen):
     def body(top_k):
         seen.append(top_k)

@@ -1,4 +1,6 @@
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,17 @@ def test_the_readme_has_as_many_commands_as_it_says_and_tells_where_they_come_fr
 
 def test_notes_for_contributors_stay_short():
     assert len((ROOT / "AGENTS.md").read_text().splitlines()) < 100
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_backfill_asks_for_every_day_of_its_range():
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(days=.*?)```", page, re.DOTALL)
+    told = (
+        "spark-submit() { printf '%s\\n' \"spark-submit $*\"; }\nr2ec-cli() { echo r2ec-cli $*; }\n"
+    )
+    done = subprocess.run(["bash", "-c", told + block], capture_output=True, text=True, check=True)
+    job, *scored = done.stdout.splitlines()
+    days = [f"2024-05-{day}" for day in range(24, 31)]
+    assert re.findall(r"--date=(\S+)", job) == days
+    assert scored == [f"r2ec-cli score --date {day} --model model" for day in days]

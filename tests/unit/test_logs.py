@@ -87,6 +87,36 @@ def test_progress_on_a_terminal_draws_a_bar():
     assert "4/4" in screen.getvalue()
 
 
+def drawn_by(width, total, counts, monkeypatch, **kinds):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    logs.configure()
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = Terminal()
+    with logs.progress("users", total, stream=screen, **kinds) as advance:
+        for count in counts:
+            advance(count)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    return [line.rstrip() for line in re.split(r"[\r\n]", drawn)]
+
+
+def test_a_bar_tells_the_total_before_the_first_is_done(monkeypatch):
+    lines = drawn_by(80, 4, [], monkeypatch)
+    assert any(line.endswith(" 0/4") for line in lines)
+
+
+def test_a_total_that_is_an_estimate_says_so_and_gives_way_to_what_was_done(monkeypatch):
+    lines = drawn_by(80, 2_000, [1_990], monkeypatch, is_estimate=True)
+    kinds = {"is_bytes": False, "is_estimate": True}
+    assert logs._told(0, 2_000, 1.0, **kinds) == "0/~2,000"
+    assert logs._told(500, 2_000, 1.0, **kinds) == "500/~2,000, 500.0/s, 3 s left"
+    assert re.search(r" 1,990, [\d,.]+/s, 0 s$", [line for line in lines if line][-1])
+    line = logs.format_progress("users", 1_000, 3_000, elapsed=10.0, is_estimate=True)
+    assert line == "users: 1,000 of about 3,000, 100.0/s, 20 s left"
+
+
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
 def test_figures_of_a_bar_are_whole_on_any_terminal(width, monkeypatch):
     class Terminal(io.StringIO):

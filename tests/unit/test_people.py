@@ -49,6 +49,25 @@ def test_show_names_the_store_where_the_title_does_not():
     ]
 
 
+@pytest.mark.parametrize(
+    ("rating", "shown"),
+    [
+        (None, ""),
+        (0.0, "·····"),
+        (0.5, "½····"),
+        (2.5, "★★½··"),
+        (3.5, "★★★½·"),
+        (4.5, "★★★★½"),
+        (4.8, "★★★★★"),
+        (5.0, "★★★★★"),
+        (8.0, "8"),
+        (-1.0, "-1"),
+    ],
+)
+def test_show_tells_halves_of_stars_and_ratings_of_other_scales(rating, shown):
+    assert user_page._stars(rating) == shown
+
+
 def test_show_takes_as_many_items_as_asked_for(root, capsys):
     command = ["show", "--warehouse", root, "--date", SECOND_DATE, "--top-k", "1", "ann"]
     assert run(command) == 0
@@ -252,6 +271,20 @@ def test_sql_names_a_file_that_is_no_text(root, tmp_path, capsys):
 def test_sql_says_what_was_wrong_with_its_arguments(root, capsys, arguments, message):
     assert run(["sql", "--warehouse", root, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_sql_says_that_a_date_is_not_published_where_the_query_is_of_published_runs(root, capsys):
+    command = ["sql", "--warehouse", root, "coverage_and_gini", "--param"]
+    assert run([*command, "date=2024-06-01"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        shown.err == f"note: 2024-06-01 is not published (published: {FIRST_DATE}, {SECOND_DATE})\n"
+    )
+    assert "num_items" in shown.out
+    assert run([*command, f"date={SECOND_DATE}"]) == 0
+    own = ["sql", "--warehouse", root, "-q", "SELECT :date AS day", "--param", "date=2024-06-01"]
+    assert run(own) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_sql_prints_a_view_by_its_name(root, capsys):

@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from r2ec.report.charts import HEIGHT, MOST_POINTS, WIDTH, Series, bar_chart, line_chart
-from r2ec.report.sections import plain, share, small
+from r2ec.report.sections import count, plain, share, small
 
 values = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 6))
 
@@ -82,3 +83,58 @@ def test_bars_stand_on_the_axis_as_high_as_their_values() -> None:
     assert chart.summary == "a: largest 4 at two. b: largest 1 at two"
     spans = sorted((bar.x, bar.x + bar.width) for bar in chart.bars)
     assert all(one[1] <= other[0] + 0.1 for one, other in itertools.pairwise(spans))
+
+
+@given(
+    st.lists(st.floats(0, 1e10, allow_nan=False), min_size=1, max_size=9),
+    st.sampled_from([1.0, 1e-3, 1e-5]),
+    st.sampled_from([count, plain, share, small]),
+)
+def test_no_two_ticks_have_one_label_and_each_fits_beside_the_axis(ys, scale, number) -> None:
+    values = [round(y * scale, 5) for y in ys]
+    if number in (share, small):
+        values = [value / 1e10 for value in values]
+    elif number is count:
+        values = [float(round(value)) for value in values]
+    chart = bar_chart("t", [str(at) for at in values], [("a", values)], x_label="x", number=number)
+    assert chart is not None
+    labels = [tick.label for tick in chart.y_ticks]
+    assert len(set(labels)) == len(labels) >= 2
+    assert all(len(label) <= 13 for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "labels"),
+    [
+        (1.0, count, ["0", "1"]),
+        (3.0, count, ["0", "1", "2", "3"]),
+        (1.0, share, ["0 %", "25 %", "50 %", "75 %", "100 %"]),
+        (1.0, small, ["0", "0.25", "0.5", "0.75", "1"]),
+        (0.0016, share, ["0 %", "0.05 %", "0.1 %", "0.15 %", "0.2 %"]),
+        (0.0002, small, ["0", "0.00005", "0.0001", "0.00015", "0.0002"]),
+        (12_345_678.0, count, ["0 M", "5 M", "10 M", "15 M"]),
+    ],
+)
+def test_an_axis_tells_few_users_small_shares_and_many_users_alike(value, number, labels) -> None:
+    chart = bar_chart("t", ["a"], [("a", [value])], x_label="x", number=number)
+    assert chart is not None
+    assert [tick.label for tick in chart.y_ticks] == labels
+
+
+def test_steps_are_marked_by_whole_numbers() -> None:
+    points = [(1.0, 0.5), (2.0, 0.7)]
+    chart = line_chart("t", [Series(name="a", points=points)], x_label="step", number=small)
+    assert chart is not None
+    assert [tick.label for tick in chart.x_ticks] == ["1", "2"]
+
+
+def test_a_single_step_is_marked_by_its_own_number_alone() -> None:
+    chart = line_chart("t", [Series(name="a", points=[(0, 0.1)])], x_label="step", number=small)
+    assert chart is not None
+    assert [tick.label for tick in chart.x_ticks] == ["0"]
+
+
+def test_small_shares_keep_two_digits() -> None:
+    assert [share(value) for value in (0.0, 0.0016, 0.25, 1.0)] == [
+        *("0.0 %", "0.16 %", "25.0 %", "100.0 %")
+    ]

@@ -5,17 +5,21 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from r2ec.report.examples import ExampleSettings
+from r2ec.report.figures import load_figures
 from r2ec.report.page import build_page
 from r2ec.report.training import find_training, load_training
+from r2ec.warehouse_views import open_views
 from tests.factories import query_warehouse
 from tests.factories.commands import cli
 from tests.factories.report_shop import (
     BREAKOUTS,
     DATE,
     MODEL,
+    TITLES,
     make_report_shop,
     write_journal,
 )
@@ -241,3 +245,35 @@ def test_named_users_come_first_and_once(shop: Path) -> None:
     assert list(examples)[:2] == ["eve", "ann"]
     assert len(examples) == 5
     assert all(len(user["list"]) <= 2 for user in examples.values())
+
+
+def test_rejected_rows_are_those_of_the_date_and_not_of_every_night(tmp_path: Path) -> None:
+    warehouse = make_report_shop(tmp_path / "w")
+    place = ("quarantine", "job=build_sequences", f"date={DATE}", "part-0.parquet")
+    kept = pq.ParquetFile(warehouse.path(*place)).read()
+    for job, day, rows in (
+        ("build_sequences", "2024-06-02", 5),
+        ("build_sequences", "2024-06-04", 6),
+        ("build_catalog", "2024-06-05", 2),
+    ):
+        place = ("quarantine", f"job={job}", f"date={day}", "part-0.parquet")
+        warehouse.write_parquet(kept.slice(0, rows), *place)
+    with open_views(warehouse) as views:
+        rows = load_figures(views, DATE, days=7).quarantine
+    found = {(row["job"], str(row["date"])): row["num_rows"] for row in rows}
+    assert found == {("build_sequences", DATE): 8, ("build_catalog", "2024-06-05"): 2}
+    file = tmp_path / "report.html"
+    assert report(tmp_path / "w", file) == 0
+    assert "Logs and items 10 rows rejected" in Page(file.read_text("utf-8")).text
+
+
+def test_the_curve_of_coverage_goes_from_nought_to_all_places(tmp_path: Path) -> None:
+    with open_views(make_report_shop(tmp_path / "w")) as views:
+        figures = load_figures(views, DATE, days=7)
+    shares = [(row["item_share"], row["list_share"]) for row in figures.concentration]
+    assert len(shares) == len(TITLES)
+    assert shares == sorted(shares)
+    # Ann and three more have items 8 and 10 first and then ten others; bob has 0, 1 and 2.
+    assert shares[0] == (1 / 15, 4 / 39)
+    assert shares[11] == (12 / 15, 1.0)
+    assert shares[-1] == (1.0, 1.0)

@@ -14,7 +14,7 @@ import pytest
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.infer import lease
 from r2ec.infer.lease import Lease, LeaseHeldError
-from r2ec.infer.plan import shard_of
+from r2ec.infer.plan import expected_users, shard_of
 from r2ec.infer.publish import publish
 from r2ec.infer.writer import ShardWriter
 from r2ec.storage import Warehouse
@@ -25,6 +25,7 @@ from tests.factories.scored import (
     score_shard,
     write_histories,
 )
+from tests.factories.warehouse import HISTORIES, make_warehouse
 
 NUM_USERS = 14
 
@@ -123,6 +124,13 @@ def test_shards_scored_in_batches_of_another_size_are_of_another_run(
         publish(warehouse, DATE)
     with pytest.raises(UsageError, match="batch_rows=0: each is at least 1"):
         plan_of(warehouse, batch_rows=0)
+
+
+def test_the_users_of_a_shard_are_told_by_the_footers(tmp_path: Path) -> None:
+    warehouse = make_warehouse(tmp_path)
+    for day, users in HISTORIES.items():
+        assert expected_users(warehouse, day, 1) == len(users)
+        assert abs(expected_users(warehouse, day, 2) - len(users) / 2) <= 0.5
 
 
 def test_a_user_who_stands_there_twice_is_refused_when_parts_are_cut(warehouse: Warehouse) -> None:
