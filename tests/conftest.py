@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread, as the processes that tests start have: sums in another order end in other digits.
+# Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("R2EC_DATA", REPOSITORY.parent / "shared" / "data"))
 

@@ -19,7 +19,7 @@ _SCORES_ON_CPU = 1 << 20
 _SCORES_ON_DEVICE = 1 << 27
 _USERS_AT_ONCE = 1024
 # Elements of pairs that are multiplied at once, in float64.
-_EXACT_ON_CPU = 1 << 15
+_EXACT_ON_CPU = 1 << 17
 _EXACT_ON_DEVICE = 1 << 24
 _SMALLEST_NORM = 1e-30
 

@@ -44,6 +44,12 @@ def told_by(folder: Path, processes: int) -> Told:
     return told
 
 
+def rest(figures: dict[str, float], figure: str) -> float:
+    """What may be left of sums in another order: the token loss adds a term of the size of an
+    advantage for each token, and those of a group cancel."""
+    return TOLERANCE * figures["reasoning_tokens"] if figure == "token_loss" else 1e-6
+
+
 def first_step(gradient: torch.Tensor) -> torch.Tensor:
     """By how much Adam's first step moves a weight: its rate, whatever the gradient's size."""
     return LR * gradient / (gradient.abs() + 1e-8)
@@ -84,7 +90,7 @@ def test_any_number_of_ranks_under_any_zero_stage_trains_alike(
         case, theirs = (name, stage, users), alone[name, 0, users]
         for figure, value in theirs["figures"].items():
             if figure not in UNSTEADY:
-                expected = pytest.approx(value, rel=TOLERANCE, abs=1e-6)
+                expected = pytest.approx(value, rel=TOLERANCE, abs=rest(theirs["figures"], figure))
                 assert ours["figures"][figure] == expected, (case, figure)
         assert distance(ours["gradients"], theirs["gradients"]) < TOLERANCE, case
         assert steps_agree(ours, theirs), case

@@ -1,9 +1,9 @@
 import errno
 import importlib
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -168,9 +168,11 @@ def test_help_answers_in_half_a_second_without_heavy_imports():
         "heavy = {'torch', 'pyspark', 'pyarrow', 'numpy', 'duckdb', 'pydantic', 'rich'}; "
         "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
     )
-    started = time.perf_counter()
+    # Time on the processor: on the clock a busy machine would tell of its other work.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0, done.stderr
     assert "Commands:" in done.stdout
     assert seconds < 0.5
