@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2ec.cli import screen
@@ -39,9 +40,20 @@ def write_result(rows: pa.Table, output_format: str, output: str | None) -> None
         with nullcontext(sys.stdout.buffer) if output is None else open(output, "wb") as sink:
             pq.write_table(rows, sink, compression="zstd")
         return
+    rows = _with_far_times_as_text(rows)
     write = {"table": screen.write_table, "csv": write_csv, "json": write_json}[output_format]
     with nullcontext(sys.stdout) if output is None else open(output, "w", encoding="utf-8") as file:
         write(rows, file)
+
+
+def _with_far_times_as_text(rows: pa.Table) -> pa.Table:
+    """Columns with days or times beyond the years that Python has, such as infinity, as texts."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
+            years = pc.year(rows.column(place))
+            if pc.any(pc.or_(pc.less(years, 1), pc.greater(years, 9999))).as_py():
+                rows = rows.set_column(place, field.name, rows.column(place).cast(pa.string()))
+    return rows
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

@@ -77,6 +77,8 @@ def _print_summary(spark: SparkSession, summary: JobSummary, *, is_explained: bo
             print(text)
     if summary.num_rejected:
         print(summary.table())
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(summary.line(), flush=True)
 
 

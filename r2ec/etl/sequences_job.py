@@ -131,9 +131,20 @@ def build_all(spark: SparkSession, job: SequencesJob) -> JobSummary:
             "bytes in": sum(file.num_bytes for file in files),
             "bytes written": num_written,
         },
+        warnings=_empty_splits(num_rows, job.split_ratio),
         num_audits=num_audits,
         stages=clock.seconds,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _empty_splits(num_rows: dict[Place, int], ratio: tuple[float, float, float]) -> tuple[str, ...]:
+    """A word for each split that was asked for and got no row: no cut divides a timestamp."""
+    return tuple(
+        f"sequences/split={split} is empty: too many targets share one time, and a cut never "
+        "divides a time; take a longer log, a finer column of times or another --split-ratio"
+        for split, share in zip(SPLITS, ratio, strict=True)
+        if share and not num_rows["sequences", f"split={split}"]
     )
 
 

@@ -41,6 +41,7 @@ class JobSummary:
     num_rejected: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     figures: dict[str, int | str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     num_audits: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0

@@ -283,3 +283,23 @@ def test_an_item_added_to_the_metadata_leaves_older_indices_alone(spark, shop, t
     run_sequences(spark, tmp_path / "w", "--interactions", log)
     used = {row["target_item_index"] for rows in sequences(tmp_path / "w").values() for row in rows}
     assert len(late) - 1 in used
+
+
+def test_a_split_that_no_cut_leaves_a_row_for_is_told(spark, tmp_path):
+    """Whole days, and the last one holds more than the shares of valid and test."""
+    rows = [
+        (f"U{user:02}", f"B{day}", "5.0", str(FIRST_MS + day * DAY_MS))
+        for user in range(9)
+        for day in range(3)
+    ]
+    log, items = make_shop(tmp_path, rows)
+    run_catalog(spark, tmp_path / "w", "--items", items, "--interactions", log)
+    summary = run_sequences(spark, tmp_path / "w", "--interactions", log)
+    assert summary.figures["sequences train/valid/test"] == "18/0/0"
+    assert [text.split(" is empty")[0] for text in summary.warnings] == [
+        "sequences/split=valid",
+        "sequences/split=test",
+    ]
+    assert "--split-ratio" in summary.warnings[0]
+    whole = ("--split-ratio", "1,0,0")
+    assert not run_sequences(spark, tmp_path / "w", "--interactions", log, *whole).warnings

@@ -13,6 +13,7 @@ from r2ec.cli.main import run
 from r2ec.cli.query_result import distinct_names, write_result
 from tests.factories.warehouse import make_warehouse
 
+FAR = "<value out of range: 2147483647>"  # as Arrow writes it
 VALUES = {
     "1.5": (1.5, "1.5"),
     "4.9::FLOAT": (4.9, "4.9"),
@@ -23,6 +24,8 @@ VALUES = {
     "12.50::DECIMAL(9, 2)": (12.5, "12.50"),
     "TIME '10:00:00'": ("10:00:00", "10:00:00"),
     "DATE '2024-05-31'": ("2024-05-31", "2024-05-31"),
+    "'infinity'::DATE": (FAR, FAR),
+    "NULL::DATE": (None, ""),
     "INTERVAL '1 month 3 days'": ("1 month 3 days", "1 month 3 days"),
     "INTERVAL '-90 minutes'": ("-01:30:00", "-01:30:00"),
     "TIMESTAMP '2024-06-02 12:00' - TIMESTAMP '2024-06-01'": (
@@ -67,6 +70,13 @@ def test_a_table_for_people_reads_spans_bytes_and_structs_like_words(capsys):
         "─" * 28,
         *("3", "days", "78", "{k:", ",", "n:", "1.25}"),
     ]
+
+
+def test_a_day_beyond_all_years_is_shown_and_those_beside_it_are_as_ever(capsys):
+    query = "SELECT 'infinity'::DATE AS far, DATE '2024-05-31' AS near, NULL::TIMESTAMP AS none"
+    shown = written(query, "table", capsys)
+    assert FAR in " ".join(shown.split())
+    assert "2024-05-31" in shown
 
 
 def test_columns_of_one_name_keep_their_values_in_every_format(tmp_path, capsys):
