@@ -94,6 +94,27 @@ def load_base(
     Raises `NotReadyError` if the directory or its files are missing or damaged, `UsageError` for a
     tokenizer or a kind of model that cannot be used.
     """
+    opened = _open_dual_head(
+        path, model=model, prompt=prompt, device=device, recompute=recompute, seed=seed
+    )
+    dual, encoder, tokenizer = opened
+    check_vocabulary(dual.causal_lm, tokenizer, encoder, path)
+    return opened
+
+
+def _open_dual_head(
+    path: str,
+    *,
+    model: ModelConfig,
+    prompt: PromptConfig,
+    device: str,
+    recompute: bool = False,
+    seed: int = 0,
+) -> tuple[DualHeadModel, PromptEncoder, PreTrainedTokenizerBase]:
+    """As `load_base`, of a model that went through its checks when it was a base.
+
+    A token beyond its vocabulary is then the fault of the user whose prompt holds it.
+    """
     check_hugging_face(path)
     causal_lm, tokenizer = _open_hugging_face(path, getattr(torch, model.dtype))
     stops = causal_lm.generation_config.eos_token_id
@@ -106,7 +127,6 @@ def load_base(
         stop_ids=stop_ids,
         positions=trained_positions(causal_lm.config) if end is None else end - FED_AHEAD,
     )
-    check_vocabulary(causal_lm, tokenizer, encoder, path)
     if model.lora.rank:
         causal_lm = add_adapters(causal_lm, model.lora, base=str(Path(path).resolve()), seed=seed)
     dual = DualHeadModel(
@@ -252,7 +272,7 @@ def load_model(path: str, *, device: str = "cpu", dtype: str | None = None) -> L
     has no `r2ec.json` (a plain language model), one of another format, or one of other weights.
     """
     card = load_card(path)
-    model, encoder, tokenizer = load_base(
+    model, encoder, tokenizer = _open_dual_head(
         path,
         model=ModelConfig(
             tau=card.tau,
