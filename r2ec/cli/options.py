@@ -20,6 +20,7 @@ class FiniteRange(click.FloatRange):
     """A range of numbers, of which `nan` and `inf` are none: no bound would stop `nan`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; raises click.BadParameter for `nan`, `inf` and what is out of the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
