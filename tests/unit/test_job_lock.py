@@ -114,7 +114,8 @@ def test_of_many_runs_that_begin_at_once_one_is_inside(tmp_path, monkeypatch):
 
 
 def test_of_many_runs_that_begin_at_once_one_is_inside_on_s3(s3_root, monkeypatch):
-    monkeypatch.setattr(lock, "_CLAIM_TRIES", 12)
+    # On a busy machine a claim takes longer than the waits between them: nobody wins the first few.
+    monkeypatch.setattr(lock, "_CLAIM_TRIES", 100)
     check_race(s3_root, monkeypatch)
 
 
