@@ -136,6 +136,9 @@ class JobLock:
             self._token = uuid.uuid4().hex
             self._lay_claim(is_held=False)
             stronger = self._stronger_claim()
+            # Two that pass here at once each find the other's claim held, and neither has the job:
+            # both try again, or nobody would have it.
+            at_once = stronger is None
             if stronger is None:
                 self._lay_claim(is_held=True)
                 stronger = self._stronger_claim()
@@ -143,7 +146,7 @@ class JobLock:
                     return
             name, holder = stronger
             self._warehouse.remove_file(*self._folder, self._name)
-            if holder.get("is_held") or attempt + 1 == _CLAIM_TRIES:
+            if (holder.get("is_held") and not at_once) or attempt + 1 == _CLAIM_TRIES:
                 self._refuse(name, holder)
             time.sleep(random.uniform(0.05, 0.5))
 
