@@ -1,70 +1,17 @@
-"""Typed readers of the warehouse's tables for training and scoring.
+"""Typed readers of histories and sequences for training and scoring.
 
 Times are integer microseconds since 1970 (UTC). Lists are oldest first.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.errors import NotReadyError
 from r2ec.storage import Warehouse
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CatalogItem:
-    """The text of one item, as prompts see it; missing fields are empty or None."""
-
-    item_index: int
-    item_id: str
-    title: str
-    description: str
-    category: str
-    store: str
-    price: float | None
-    text_hash: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Catalog:
-    """One version of the catalog; row i of every column is the item with `item_index` i."""
-
-    version: str
-    items: tuple[CatalogItem, ...]
-    _prefixes: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def num_items(self) -> int:
-        """Number of items I; indices run from 0 to I - 1."""
-        return len(self.items)
-
-    def fingerprint(self, num_items: int | None = None) -> str:
-        """Hash of the ids of the first `num_items` items (all by default), in index order.
-
-        An appended version has the same fingerprint over the older version's length.
-        """
-        length = self.num_items if num_items is None else num_items
-        if length not in self._prefixes:
-            digest = hashlib.sha256()
-            for item in self.items[:length]:
-                digest.update(item.item_id.encode())
-                digest.update(b"\0")
-            self._prefixes[length] = digest.hexdigest()[:16]
-        return self._prefixes[length]
-
-    def text_fingerprint(self) -> str:
-        """Hash of all ids and texts, in index order: the same exactly when every prompt would be.
-
-        A version that appended nothing and changed no text has that of the version before.
-        """
-        digest = hashlib.sha256()
-        for item in self.items:
-            digest.update(f"{item.item_id}\0{item.text_hash}\0".encode())
-        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,52 +37,6 @@ class Example:
     sequence_id: int
     history: History
     target_index: int
-
-
-def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
-    """Load a catalog version (the latest by default), checked to be dense from 0.
-
-    Raises `NotReadyError` if there is none, or its indices are not 0 … I - 1.
-    """
-    versions = warehouse.partitions("catalog", "version")
-    if not versions:
-        raise NotReadyError(
-            f"{warehouse.root} holds no catalog; run spark-submit jobs/build_catalog.py first"
-        )
-    chosen = version or versions[-1]
-    if chosen not in versions:
-        raise NotReadyError(
-            f"catalog version {chosen} is not in {warehouse.root}; there: {', '.join(versions)}"
-        )
-    table = warehouse.read_table(schemas.CATALOG, version=chosen).sort_by("item_index")
-    index = table.column("item_index")
-    if table.num_rows == 0:
-        raise NotReadyError(f"catalog version {chosen} in {warehouse.root} holds no items")
-    if pc.any(pc.not_equal(index, pa.array(range(table.num_rows)))).as_py():
-        raise NotReadyError(
-            f"catalog version {chosen} in {warehouse.root}: item_index is not dense from 0;"
-            " rebuild it with jobs/build_catalog.py"
-        )
-    columns = [
-        table.column(name).to_pylist()
-        for name in ("item_id", "title", "description", "category", "store", "price", "text_hash")
-    ]
-    items = tuple(
-        CatalogItem(
-            item_index=row,
-            item_id=item_id,
-            title=title or "",
-            description=description or "",
-            category=category or "",
-            store=store or "",
-            price=price,
-            text_hash=text_hash,
-        )
-        for row, (item_id, title, description, category, store, price, text_hash) in enumerate(
-            zip(*columns, strict=True)
-        )
-    )
-    return Catalog(version=chosen, items=items)
 
 
 def load_examples(warehouse: Warehouse, split: str) -> list[Example]:

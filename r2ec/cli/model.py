@@ -43,12 +43,12 @@ def init_model(
     From scratch: a byte-level BPE tokenizer trained on the catalog, random weights of a Qwen2,
     Qwen3, Gemma-2 or Llama shape, and a short language-model warm-up on the catalog's text.
     """
+    from r2ec.catalog import load_catalog
     from r2ec.logs import progress
     from r2ec.model.checkpoint import load_base
     from r2ec.model.context import check_context
     from r2ec.model.scratch import make_base_model
     from r2ec.storage import Warehouse
-    from r2ec.tables import load_catalog
 
     settings = load_train_config(config_file) if config_file else TrainConfig()
     if source and (overrides or catalog_version):

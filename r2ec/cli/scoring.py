@@ -3,6 +3,7 @@
 import os
 
 import click
+from click.core import ParameterSource
 
 from r2ec.cli.options import FiniteRange, date_option, price_option, warehouse_option
 from r2ec.errors import UsageError
@@ -139,6 +140,8 @@ def score(
     from r2ec.stopping import StopSignal
     from r2ec.storage import Warehouse
 
+    will_publish = publishes or (publishes is None and num_shards == 1)
+    _check_price(will_publish)
     place = Warehouse(warehouse)
     card = load_card(model_dir)
     budget = card.reasoning_budget if reasoning_budget is None else reasoning_budget
@@ -193,11 +196,23 @@ def score(
     if job.source is not None:
         carried = f" ({result.num_carried:,} carried over from {job.source.date})"
     click.echo(f"{where}: {result.num_users:,} users{carried}, {result.num_errors:,} errors")
-    if publishes or (publishes is None and num_shards == 1):
+    if will_publish:
         done = publish(place, date, job.plan.run_id, price_per_hour=price_per_hour)
         click.echo(
             f"published {done.run_id}: {done.num_users:,} users,"
             f" {done.num_recommendations:,} recommendations"
+        )
+
+
+def _check_price(will_publish: bool) -> None:
+    """Raise `click.UsageError` for a price typed where nothing is published, so it has no effect.
+
+    R2EC_PRICE_PER_HOUR may be there for the whole of a job.
+    """
+    source = click.get_current_context().get_parameter_source("price_per_hour")
+    if source is ParameterSource.COMMANDLINE and not will_publish:
+        raise click.UsageError(
+            "--price-per-hour has no effect where nothing is published; give it to r2ec-cli publish"
         )
 
 

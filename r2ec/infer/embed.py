@@ -5,23 +5,23 @@ only items whose text is new. Each file is written once its rows are encoded, so
 before all are keeps those that are.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from r2ec import schemas
+from r2ec.catalog import Catalog, load_catalog
 from r2ec.errors import NotReadyError, R2ecError, UsageError
+from r2ec.infer.kept_rows import kept_rows
 from r2ec.model.checkpoint import LoadedModel, check_catalog, load_model
 from r2ec.retrieval.embed import embed_items
-from r2ec.retrieval.table import empty_table
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, load_catalog
 
-_READ_AT_ONCE = 65_536
 _ENCODED_AT_ONCE = 8192
 _FILE_BYTES = 1 << 28
 
@@ -76,8 +76,8 @@ def embed_catalog(
     table_IH, new = _table_and_new(warehouse, loaded, catalog)
 
     def encode(items: range) -> None:
-        some = new[bisect_left(new, items.start) : bisect_left(new, items.stop)]
-        _encode_into(table_IH, some, loaded, catalog, report)
+        first, end = np.searchsorted(new, [items.start, items.stop])
+        _encode_into(table_IH, new[first:end], loaded, catalog, report)
 
     write_embeddings(warehouse, loaded.card.fingerprint, catalog, table_IH, encode)
     return EmbedResult(
@@ -118,14 +118,13 @@ def write_embeddings(
     hidden = table_IH.shape[1]
     step = max(1, _FILE_BYTES // (4 * hidden))
     for number, first in reversed(list(enumerate(range(0, catalog.num_items, step)))):
-        items = catalog.items[first : first + step]
-        indices = range(first, first + len(items))
+        indices = range(first, min(first + step, catalog.num_items))
         encode(indices)
         rows_NH = table_IH[first : indices.stop]
         rows = pa.table(
             [
                 pa.array(indices, type=pa.int64()),
-                pa.array([item.text_hash for item in items], type=pa.string()),
+                catalog.items.values("text_hash", np.arange(first, indices.stop)),
                 pa.FixedSizeListArray.from_arrays(pa.array(rows_NH.numpy().reshape(-1)), hidden),
             ],
             schema=schemas.item_embeddings_schema(hidden),
@@ -137,17 +136,14 @@ def write_embeddings(
 
 def _table_and_new(
     warehouse: Warehouse, loaded: LoadedModel, catalog: Catalog
-) -> tuple[Tensor, list[int]]:
-    """Rows (I, H) that are kept, and the indices of the items that have none."""
-    table_IH, is_there = _kept_rows(
-        warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size
-    )
-    return table_IH, [index for index, there in enumerate(is_there) if not there]
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Rows (I, H) that are kept, and the ascending indices of the items that have none."""
+    return kept_rows(warehouse, loaded.card.fingerprint, catalog, loaded.model.hidden_size)
 
 
 def _encode_into(
     table_IH: Tensor,
-    indices: Sequence[int],
+    indices: NDArray[np.int64],
     loaded: LoadedModel,
     catalog: Catalog,
     report: Callable[[int], None] = lambda num_encoded: None,
@@ -155,7 +151,7 @@ def _encode_into(
     """Encode these items into their places of the table."""
     pad = next(iter(loaded.encoder.stop_ids))
     for first in range(0, len(indices), _ENCODED_AT_ONCE):
-        some = list(indices[first : first + _ENCODED_AT_ONCE])
+        some = indices[first : first + _ENCODED_AT_ONCE].tolist()
         ids = [loaded.encoder.item_ids(catalog.items[index]) for index in some]
         rows_NH = embed_items(loaded.model, ids, pad_id=pad)
         wrong = (~rows_NH.isfinite().all(dim=1)).nonzero().flatten().tolist()
@@ -178,50 +174,11 @@ def load_embeddings(warehouse: Warehouse, fingerprint: str, catalog: Catalog) ->
     remedy = f"run r2ec-cli embed for catalog version {catalog.version} first"
     if fingerprint not in warehouse.partitions("item_embeddings", "model"):
         raise NotReadyError(f"there are no item embeddings of model {fingerprint}; {remedy}")
-    table_IH, is_there = _kept_rows(warehouse, fingerprint, catalog, None)
-    missing = [index for index, there in enumerate(is_there) if not there]
-    if missing:
-        first = catalog.items[missing[0]].item_id
+    table_IH, missing = kept_rows(warehouse, fingerprint, catalog, None)
+    if len(missing):
+        first = catalog.items[int(missing[0])].item_id
         raise NotReadyError(
             f"{len(missing):,} items of catalog {catalog.version} have no embedding of model"
             f" {fingerprint} for their present text (first: {first!r}); {remedy}"
         )
     return table_IH
-
-
-def _kept_rows(
-    warehouse: Warehouse, fingerprint: str, catalog: Catalog, hidden_size: int | None
-) -> tuple[Tensor, bytearray]:
-    """Rows (I, H) of the items whose text is in the table of this model, and whose they are.
-
-    The table is read a batch at a time; without `hidden_size` it tells that. The others are zero.
-    """
-    is_there = bytearray(catalog.num_items)
-    places: dict[str, list[int]] = {}
-    for index, item in enumerate(catalog.items):
-        places.setdefault(item.text_hash, []).append(index)
-    table_IH = None if hidden_size is None else empty_table(catalog.num_items, hidden_size)
-    if fingerprint in warehouse.partitions("item_embeddings", "model"):
-        for batch in warehouse.iter_batches(
-            schemas.ITEM_EMBEDDINGS,
-            batch_rows=_READ_AT_ONCE,
-            columns=["text_hash", "embedding"],
-            model=fingerprint,
-        ):
-            values = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-            rows_NH = torch.from_numpy(values.reshape(batch.num_rows, -1).copy())
-            is_finite = rows_NH.isfinite().all(dim=1).tolist()
-            if table_IH is None:
-                table_IH = empty_table(catalog.num_items, rows_NH.shape[1])
-            pairs = [
-                (index, row)
-                for row, text in enumerate(batch.column("text_hash").to_pylist())
-                if is_finite[row]
-                for index in places.get(text, ())
-            ]
-            if pairs:
-                indices, rows = (list(both) for both in zip(*pairs, strict=True))
-                table_IH[indices] = rows_NH[rows]
-                for index in indices:
-                    is_there[index] = 1
-    return torch.zeros(catalog.num_items, 0) if table_IH is None else table_IH, is_there

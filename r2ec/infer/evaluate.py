@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from r2ec import sql_files
+from r2ec.catalog import Catalog, load_catalog
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
@@ -22,7 +23,7 @@ from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, check_targets, load_catalog, load_examples
+from r2ec.tables import Example, check_targets, load_examples
 from r2ec.text.tokens import PromptEncoder
 from r2ec.warehouse_views import run_query, with_views
 

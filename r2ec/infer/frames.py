@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2ec import schemas
+from r2ec.catalog import Catalog, load_catalog
 from r2ec.errors import UsageError
 from r2ec.infer.plan import end_of_day
 from r2ec.infer.scorer import Scorer, ScoringInputs
 from r2ec.infer.settings import ScoreSettings
 from r2ec.model.checkpoint import check_catalog, load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History, histories_of, load_catalog
+from r2ec.tables import History, histories_of
 
 _ITEMS = ("history_item_index", "history_item_id")
 
@@ -72,8 +73,10 @@ def frame_histories(frame: Any, catalog: Catalog, *, date: str) -> list[History]
     histories = list(histories_of(rows, _end_of(date)))
     _require_users(histories)
     if "history_item_id" in table.column_names:
-        index = {item.item_id: item.item_index for item in catalog.items}
         ids = rows["history_item_index"].to_pylist()
+        index = catalog.items.indices_of(
+            item_id for some in ids for item_id in some or () if item_id is not None
+        )
         histories = [_with_index(*pair, index) for pair in zip(histories, ids, strict=True)]
     return [_checked(history) for history in histories]
 

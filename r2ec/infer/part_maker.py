@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from r2ec.catalog import Catalog
 from r2ec.infer.carry import CarrySource, PublishedRows
 from r2ec.infer.manifest import PartRecord
 from r2ec.infer.plan import RunPlan
@@ -18,7 +19,7 @@ from r2ec.infer.scorer import Completed, Prompted, Scorer, ScoringInputs
 from r2ec.infer.settings import ScoreSettings
 from r2ec.infer.writer import ShardWriter
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History
+from r2ec.tables import History
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,8 @@ def publish(
     cannot be written to; `LeaseHeldError` while another publisher is at the date.
     """
     _check_date(date)
+    if not (warehouse.exists("_staging") or warehouse.exists("runs")):
+        raise _nothing_scored(warehouse, date)  # a mistyped place is left as it is
     warehouse.check_writable()
     with Lease(warehouse, f"publish-{date}", what=f"date {date} is being published"):
         remove_abandoned(warehouse, now=time.time())
@@ -146,6 +148,12 @@ def covered_seconds(parts: list[PartRecord]) -> float:
     return total
 
 
+def _nothing_scored(warehouse: Warehouse, date: str) -> NotReadyError:
+    return NotReadyError(
+        f"nothing is scored for {date} in {warehouse.root}: r2ec-cli score --date {date}"
+    )
+
+
 def _choose(
     warehouse: Warehouse,
     date: str,
@@ -175,7 +183,7 @@ def _choose(
     if begun:  # says which shards are missing
         return begun[0]
     if shown is None:
-        raise NotReadyError(f"nothing is scored for {date}: r2ec-cli score --date {date}")
+        raise _nothing_scored(warehouse, date)
     return shown
 
 

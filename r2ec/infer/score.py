@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2ec.catalog import Catalog, load_catalog
 from r2ec.errors import GateError, StoppedError, UsageError
 from r2ec.infer.by_user import iter_shard_histories
 from r2ec.infer.carry import CarrySource, find_source
@@ -27,7 +28,6 @@ from r2ec.infer.settings import ScoreSettings
 from r2ec.infer.writer import ShardWriter, read_part_file
 from r2ec.model.checkpoint import check_catalog, load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, load_catalog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.errors import UsageError
 from r2ec.infer.embed import default_device, load_embeddings
 from r2ec.infer.plan import CACHE_GIB
@@ -21,7 +24,7 @@ from r2ec.retrieval.rank import top_k
 from r2ec.retrieval.table import on_device
 from r2ec.sampler import Completion, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History
+from r2ec.tables import History
 
 Result = TypeVar("Result")
 
@@ -229,21 +232,21 @@ class Scorer:
         ]
 
     def _list_rows(self, lists: Mapping[str, tuple[list[float], list[int]]]) -> pa.Table:
-        items = self._catalog.items
-        rows = [
-            (user, rank, items[index].item_id, index, score)
-            for user, (scores, indices) in lists.items()
-            for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1)
-        ]
-        names = ("user_id", "rank", "item_id", "item_index", "score")
-        columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-        schema = schemas.RECOMMENDATIONS.schema
+        lengths = [len(indices) for _, indices in lists.values()]
+        index_R = np.fromiter(chain.from_iterable(pair[1] for pair in lists.values()), np.int64)
         return pa.table(
             {
-                name: pa.array(column, schema.field(name).type)
-                for name, column in zip(names, columns, strict=True)
+                "user_id": pa.array(list(lists), pa.string()).take(
+                    pa.array(np.repeat(np.arange(len(lists)), lengths))
+                ),
+                "rank": pa.array([rank for n in lengths for rank in range(1, n + 1)], pa.int32()),
+                "item_id": self._catalog.items.values("item_id", index_R),
+                "item_index": pa.array(index_R),
+                "score": pa.array(
+                    chain.from_iterable(scores for scores, _ in lists.values()), pa.float32()
+                ),
             },
-            schema=schema,
+            schema=schemas.RECOMMENDATIONS.schema,
         )
 
     def _reasoning_row(self, user: History, completion: Completion) -> dict[str, object]:

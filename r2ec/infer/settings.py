@@ -5,14 +5,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from r2ec.catalog import Catalog
 from r2ec.errors import UsageError
+from r2ec.logs import get_logger
 from r2ec.model.choice import SamplingSettings
-from r2ec.tables import Catalog
 
 MAX_TOP_K = 1000
+_LOG = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,37 +77,65 @@ class ScoreSettings:
 def allowed_items(catalog: Catalog, settings: ScoreSettings) -> Tensor | None:
     """Which items may be recommended, bool (I,), or None for all.
 
-    A category matches its whole path or any prefix of it (`Toys` allows `Toys > Puzzles`).
-    Raises `UsageError` for a category, an item or a store that the catalog does not hold.
+    A category matches its whole path or any prefix of it (`Toys` allows `Toys > Puzzles`). Of the
+    items to leave out some may be unknown, for one list serves many catalogs: a warning tells them.
+    Raises `UsageError` for a category or a store that the catalog does not hold, and where it holds
+    none of the items.
     """
     if not (settings.categories or settings.exclude_items or settings.exclude_stores):
         return None
-    _require_known("--exclude-items", settings.exclude_items, {i.item_id for i in catalog.items})
-    _require_known("--exclude-stores", settings.exclude_stores, {i.store for i in catalog.items})
-    for category in settings.categories:
-        if not any(_within(item.category, category) for item in catalog.items):
-            raise UsageError(f"--category {category!r} is not in catalog {catalog.version}")
-    items, stores = set(settings.exclude_items), set(settings.exclude_stores)
-    return torch.tensor(
-        [
-            item.item_id not in items
-            and item.store not in stores
-            and (
-                not settings.categories
-                or any(_within(item.category, category) for category in settings.categories)
+    stores = pa.array(settings.exclude_stores, pa.string())
+    found, masks = set[str](), list[NDArray[np.bool_]]()
+    for category, store in catalog.items.iter_columns("category", "store"):
+        is_barred = pc.is_in(store, stores)
+        found.update(store.filter(is_barred).unique().to_pylist())
+        is_allowed = ~is_barred.to_numpy(zero_copy_only=False)
+        if settings.categories:
+            within = [_within(category, wanted) for wanted in settings.categories]
+            found.update(
+                name for name, mask in zip(settings.categories, within, strict=True) if mask.any()
             )
-            for item in catalog.items
-        ]
-    )
+            is_allowed &= np.logical_or.reduce(within)
+        masks.append(is_allowed)
+    for option, names in (
+        ("--category", settings.categories),
+        ("--exclude-stores", settings.exclude_stores),
+    ):
+        _require_known(option, names, found, catalog)
+    allowed_I = np.concatenate(masks)
+    if settings.exclude_items:
+        allowed_I[_indices_of(settings.exclude_items, catalog)] = False
+    return torch.from_numpy(allowed_I)
 
 
-def _require_known(option: str, given: Sequence[str], known: set[str]) -> None:
+def _indices_of(item_ids: Sequence[str], catalog: Catalog) -> list[int]:
+    """Indices of the items to leave out that the catalog holds."""
+    index = catalog.items.indices_of(item_ids)
+    unknown = sorted(set(item_ids) - index.keys())
+    if not index:
+        raise UsageError(
+            f"--exclude-items: catalog {catalog.version} holds none of the {len(unknown):,} items"
+            f" (such as {unknown[0]!r}); give the shop's ids, one a line"
+        )
+    if unknown:
+        _LOG.warning(
+            f"--exclude-items: {len(unknown):,} of {len(set(item_ids)):,} items are not in catalog"
+            f" {catalog.version} (such as {unknown[0]!r}); they are in no list anyway"
+        )
+    return list(index.values())
+
+
+def _require_known(option: str, given: Sequence[str], known: set[str], catalog: Catalog) -> None:
     unknown = sorted(set(given) - known)
     if unknown:
         raise UsageError(
-            f"{option}: {unknown[0]!r} is not in the catalog; write it as it stands there"
+            f"{option}: {unknown[0]!r} is not in catalog {catalog.version}; write it as it stands"
+            " there"
         )
 
 
-def _within(path: str, category: str) -> bool:
-    return path == category or path.startswith(f"{category} > ")
+def _within(paths: pa.Array, category: str) -> NDArray[np.bool_]:
+    """Which paths are a category's own or lead into it."""
+    inside = pc.or_(pc.equal(paths, category), pc.starts_with(paths, f"{category} > "))
+    is_inside: NDArray[np.bool_] = inside.fill_null(False).to_numpy(zero_copy_only=False)
+    return is_inside

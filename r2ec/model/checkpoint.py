@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from r2ec.catalog import Catalog
 from r2ec.config import LoraConfig, ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
 from r2ec.model.adapters import join_adapters
@@ -28,7 +29,6 @@ from r2ec.model.limits import (
     learned_positions,
     trained_positions,
 )
-from r2ec.tables import Catalog
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder, build_encoder
 

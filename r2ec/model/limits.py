@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from r2ec.catalog import CatalogItem
 from r2ec.errors import UsageError
-from r2ec.tables import CatalogItem
 from r2ec.text.tokens import PromptEncoder
 
 # Tables of positions have some more rows than there are positions (OPT: 2).

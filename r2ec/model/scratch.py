@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from r2ec.catalog import Catalog, CatalogItem
 from r2ec.config import InitConfig, PromptConfig
 from r2ec.errors import UsageError
 from r2ec.model.checkpoint import encoder_for
 from r2ec.model.dual_head import DualHeadModel
-from r2ec.tables import Catalog, CatalogItem, History
+from r2ec.tables import History
 from r2ec.text.prompts import (
     DAY,
     PromptTemplate,

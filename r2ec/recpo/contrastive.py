@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from r2ec.catalog import Catalog
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.scratch import reasoning_ids
 from r2ec.recpo import loss as terms
@@ -23,7 +24,7 @@ from r2ec.recpo.batches import cut
 from r2ec.recpo.engine import Engine
 from r2ec.recpo.finite import sum_finite
 from r2ec.recpo.items import ItemTable, LiveRows
-from r2ec.tables import Catalog, Example, History
+from r2ec.tables import Example, History
 from r2ec.text.tokens import PromptEncoder, pad_right
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from r2ec.catalog import Catalog
 from r2ec.config import TrainConfig
 from r2ec.logs import get_logger
 from r2ec.metric_rows import record_metrics
@@ -16,7 +17,7 @@ from r2ec.retrieval.embed import embed_items
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, check_targets, load_examples
+from r2ec.tables import Example, check_targets, load_examples
 
 _LOG = get_logger(__name__)
 CUT_OFFS = (5, 10, 20)

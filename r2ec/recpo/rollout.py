@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from r2ec.catalog import Catalog
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.packed import pack_rows
 from r2ec.sampler import Completion, SamplingSettings, sample
-from r2ec.tables import Catalog, Example
+from r2ec.tables import Example
 from r2ec.text.tokens import PromptEncoder
 
 # Logits of a chunk, in float32: 64 MiB whatever the vocabulary.

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from r2ec.catalog import Catalog
 from r2ec.recpo.engine import Engine
 from r2ec.recpo.finite import check_states
 from r2ec.recpo.items import ItemTable
 from r2ec.retrieval.rank import target_ranks
 from r2ec.sampler import SamplingSettings, sample
-from r2ec.tables import Catalog, Example
+from r2ec.tables import Example
 from r2ec.text.tokens import PromptEncoder
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r2ec.catalog import Catalog, load_catalog
 from r2ec.config import ContrastiveConfig, RecpoConfig, TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.model.checkpoint import (
@@ -26,7 +27,7 @@ from r2ec.recpo.update import (
 )
 from r2ec.recpo.validation import validation_ranks
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, check_targets, load_catalog, load_examples
+from r2ec.tables import Example, check_targets, load_examples
 from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder
 

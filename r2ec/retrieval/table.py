@@ -5,17 +5,15 @@ Shapes: I items, H hidden size.
 
 import os
 import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from r2ec.errors import R2ecError
 from r2ec.logs import get_logger
+from r2ec.memory import free_memory, no_room
 
 _LOG = get_logger(__name__)
 _SHARE = 0.5  # of the free memory that the rows may take; the rest is for the model and its cache
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def empty_table(num_items: int, hidden_size: int, *, most_bytes: int | None = None) -> Tensor:
@@ -41,34 +39,8 @@ def empty_table(num_items: int, hidden_size: int, *, most_bytes: int | None = No
             os.posix_fallocate(file.fileno(), 0, max(1, 4 * size))
             table = torch.from_file(file.name, shared=True, size=size, dtype=torch.float32)
     except OSError as error:
-        raise R2ecError(
-            f"{4 * size:,} bytes for the rows of {num_items:,} items fit neither into memory nor"
-            f" into {folder} ({error.strerror}): set TMPDIR to a folder with that much room, or"
-            " take a machine with more memory"
-        ) from error
+        raise no_room(f"{4 * size:,} bytes for the rows of {num_items:,} items", error) from error
     return table.view(num_items, hidden_size)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: the machine's, or less where its cgroup says so."""
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((_CGROUP / "memory.current").read_text())
-            free.append(int(limit) - used + _page_cache())
-    except (OSError, ValueError):
-        pass  # not Linux, or an older cgroup: what is known so far
-    return max(0, min(free))
-
-
-def _page_cache() -> int:
-    """Bytes of the cgroup that the system gives back when they are wanted."""
-    fields = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    return int(fields["inactive_file"])
 
 
 def on_device(table_IH: Tensor, device: torch.device) -> Tensor:

@@ -8,7 +8,8 @@ can never spell the answer marker or a special token.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from r2ec.tables import CatalogItem, History
+from r2ec.catalog import CatalogItem
+from r2ec.tables import History
 
 TEMPLATE_VERSION = "1"
 

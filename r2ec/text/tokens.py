@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from r2ec.catalog import Catalog, CatalogItem
 from r2ec.errors import NotReadyError, UsageError
-from r2ec.tables import Catalog, CatalogItem, History
+from r2ec.tables import History
 from r2ec.text.prompts import PromptTemplate, item_prompt, user_prompt
 
 # Some chat templates tell the model today's date by this function.

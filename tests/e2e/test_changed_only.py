@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pytest
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.infer.plan import end_of_day
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History
+from r2ec.tables import History
 from r2ec.text.prompts import DAY
 from tests.factories.commands import cli
 from tests.factories.models import examples_of, save_small_model

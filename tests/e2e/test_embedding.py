@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from r2ec.catalog import Catalog
 from r2ec.infer import embed
 from r2ec.infer.embed import embed_catalog, load_embeddings
 from r2ec.model.checkpoint import load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog
 from tests.factories.commands import cli
 from tests.factories.models import save_small_model
 from tests.factories.shop import DATE, write_catalog, write_shop
@@ -48,7 +48,7 @@ def test_an_item_whose_text_changed_is_encoded_anew_and_no_other(
     assert embed_shop(place) == 0
     before_IH = rows_of(place, catalog)
     changed = [replace(catalog.items[7], title="another lens", text_hash="hash of another lens")]
-    later = Catalog(version="2024-06-30", items=(*catalog.items[:7], *changed, *catalog.items[8:]))
+    later = Catalog.of("2024-06-30", (*catalog.items[:7], *changed, *catalog.items[8:]))
     write_catalog(Warehouse(str(place / "warehouse")), later)
     assert embed_shop(place) == 0
     assert "1 encoded, 29 kept" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_an_item_of_which_the_model_makes_no_number_is_named_before_anyone_is_sc
 ) -> None:
     place, catalog = shop
     items = (*catalog.items[:3], replace(catalog.items[3], title="ink ÿ"), *catalog.items[4:])
-    write_catalog(Warehouse(str(place / "warehouse")), Catalog(version="2024-05-31", items=items))
+    write_catalog(Warehouse(str(place / "warehouse")), Catalog.of("2024-05-31", items))
     break_items(place / "model")
     assert embed_shop(place) == 1
     assert "no finite row of item 'B0003' (1 such items)" in capsys.readouterr().err

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.model.checkpoint import load_card
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog
 from r2ec.text.prompts import DAY
 from tests.factories.commands import cli
 from tests.factories.models import examples_of, save_small_model, small_catalog
@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("poisoned")
     catalog = write_shop(str(place / "warehouse"), num_users=2, num_items=33)
     items = [replace(item, title=TITLES.get(item.item_index, item.title)) for item in catalog.items]
-    catalog = Catalog(version=catalog.version, items=tuple(items))
+    catalog = Catalog.of(catalog.version, items)
     write_catalog(Warehouse(str(place / "warehouse")), catalog)
     save_small_model(place / "model", catalog)
     assert cli("embed", "--warehouse", place / "warehouse", "--model", place / "model") == 0

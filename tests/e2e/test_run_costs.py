@@ -87,6 +87,22 @@ def record(*, begin: float, end: float) -> PartRecord:
     return part_from_json(json.dumps(fields).encode())
 
 
+def test_a_price_is_refused_where_it_has_no_effect_but_not_one_of_the_whole_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "warehouse"
+    save_small_model(tmp_path / "model", write_shop(str(root), num_users=4))
+    at = ("--warehouse", root, "--model", tmp_path / "model")
+    assert cli("embed", *at) == 0
+    for more in (("--num-shards", 2, "--shard", 0), ("--no-publish",)):
+        assert cli("score", *at, "--date", DATE, *more, "--price-per-hour", 2.5) == 2
+        assert "--price-per-hour has no effect where nothing is pub" in capsys.readouterr().err
+    assert not (root / "_staging" / "score").exists()
+    monkeypatch.setenv("R2EC_PRICE_PER_HOUR", "2.5")
+    for shard in (0, 1):
+        assert cli("score", *at, "--date", DATE, "--num-shards", 2, "--shard", shard) == 0
+
+
 def test_shards_at_work_at_once_count_once_and_pauses_not_at_all() -> None:
     spans = ((0, 10), (5, 12), (6, 7), (20, 25), (25, 26))
     parts = [record(begin=begin, end=end) for begin, end in reversed(spans)]

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.infer.lease import Lease
 from r2ec.model.slots import SlotCache
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, History
+from r2ec.tables import History
 from tests.factories.commands import cli, start
 from tests.factories.models import examples_of, save_small_model
 from tests.factories.shop import (
@@ -393,6 +394,24 @@ def test_a_warehouse_that_cannot_be_written_to_is_named(
     assert f"cannot write to the warehouse {place / 'warehouse'}" in capsys.readouterr().err
 
 
+def test_of_a_list_of_items_some_may_be_unknown_but_not_all(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of what must not be shown serves every catalog; one in another form serves none."""
+    place, catalog = shop
+    banned = place / "banned.txt"
+    banned.write_text(f"no longer sold\n{catalog.items[1].item_id}\nnever sold\n")
+    assert score(place, "--exclude-items", banned, "--top-k", 1000) == 0
+    told = capsys.readouterr().err
+    assert "2 of 3 items are not in catalog 2024-05-31 (such as 'never sold')" in told
+    found = published(place)[0]["item_index"].to_pylist()
+    assert sorted(set(found)) == [0, *range(2, catalog.num_items)]
+    banned.write_text("no longer sold\nnever sold\n")
+    assert score(place, "--exclude-items", banned) == 2
+    told = capsys.readouterr().err
+    assert "holds none of the 2 items (such as 'never sold'); give the shop's ids" in told
+
+
 def test_categories_and_excluded_items_bound_the_lists(shop: tuple[Path, Catalog]) -> None:
     place, catalog = shop
     category = catalog.items[1].category
@@ -404,7 +423,9 @@ def test_categories_and_excluded_items_bound_the_lists(shop: tuple[Path, Catalog
         assert row["item_index"] != 1
 
 
-def test_items_of_an_excluded_store_are_not_recommended(shop: tuple[Path, Catalog]) -> None:
+def test_items_of_an_excluded_store_are_not_recommended(
+    shop: tuple[Path, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
     place, catalog = shop
     store = catalog.items[1].store
     assert store
@@ -412,7 +433,15 @@ def test_items_of_an_excluded_store_are_not_recommended(shop: tuple[Path, Catalo
     rows = published(place)[0].to_pylist()
     assert len(rows) > 100
     assert not any(catalog.items[row["item_index"]].store == store for row in rows)
-    assert score(place, "--exclude-stores", "No Such Store") == 2
+    assert score(place, "--exclude-stores", "No Such Store", "--exclude-stores", store) == 2
+    told = capsys.readouterr().err
+    assert "--exclude-stores: 'No Such Store' is not in catalog 2024-05-31" in told
+    for category in ("Goods > r", "oods", "Goods >"):
+        assert score(place, "--category", category) == 2
+        assert f"--category: '{category}' is not in catalog" in capsys.readouterr().err
+    assert score(place, "--category", "Goods", "--top-k", 1000) == 0
+    found = {row["item_index"] for row in published(place)[0].to_pylist()}
+    assert found == {item.item_index for item in catalog.items if item.category}
 
 
 def test_repeats_come_back_only_where_they_are_allowed(shop: tuple[Path, Catalog]) -> None:

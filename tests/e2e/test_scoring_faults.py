@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from r2ec import schemas, storage
+from r2ec.catalog import Catalog
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog
 from tests.factories.commands import cli
 from tests.factories.models import save_small_model
 from tests.factories.shop import DATE, longer_catalog, write_shop

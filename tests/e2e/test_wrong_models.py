@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import pytest
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.errors import UsageError
 from r2ec.infer.embed import default_device
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog
 from tests.factories.commands import cli, start
 from tests.factories.models import save_small_model, small_model
 from tests.factories.shop import write_shop

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from r2ec.catalog import Catalog, CatalogItem
 from r2ec.config import InitConfig, PromptConfig
 from r2ec.model.checkpoint import ModelCard, encoder_for, save_model
 from r2ec.model.dual_head import DualHeadModel
@@ -16,7 +17,7 @@ from r2ec.model.scratch import (
     tokenizer_texts,
     train_tokenizer,
 )
-from r2ec.tables import Catalog, CatalogItem, Example, History
+from r2ec.tables import Example, History
 from r2ec.text.prompts import DAY, TEMPLATE_VERSION, PromptTemplate
 from r2ec.text.tokens import PromptEncoder
 
@@ -30,9 +31,9 @@ _WORDS = ("red", "blue", "green", "printer", "ink", "paper", "guitar", "string",
 def small_catalog(num_items: int = 30, seed: int = 0) -> Catalog:
     """Items with titles of shop words; every third without store, price or category."""
     source = random.Random(seed)
-    return Catalog(
-        version="2024-05-31",
-        items=tuple(
+    return Catalog.of(
+        "2024-05-31",
+        (
             CatalogItem(
                 item_index=index,
                 item_id=f"B{index:04d}",

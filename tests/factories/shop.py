@@ -6,8 +6,9 @@ from dataclasses import replace
 import pyarrow as pa
 
 from r2ec import schemas
+from r2ec.catalog import Catalog
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog, Example, History
+from r2ec.tables import Example, History
 from tests.factories.models import examples_of, small_catalog
 
 DATE = "2024-05-31"
@@ -63,13 +64,13 @@ def write_histories(
 def longer_catalog(catalog: Catalog, extra: int) -> Catalog:
     """A later version: the same items first, then new ones."""
     items = small_catalog(catalog.num_items + extra).items[catalog.num_items :]
-    return Catalog(version="2024-06-30", items=(*catalog.items, *items))
+    return Catalog.of("2024-06-30", (*catalog.items, *items))
 
 
 def other_catalog(catalog: Catalog) -> Catalog:
     """A catalog of the same length whose first item is another."""
     first = replace(catalog.items[0], item_id="ANOTHER")
-    return Catalog(version="2024-07-31", items=(first, *catalog.items[1:]))
+    return Catalog.of("2024-07-31", (first, *catalog.items[1:]))
 
 
 def _history(history: History) -> dict[str, object]:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2ec.tables import CatalogItem, History
+from r2ec.catalog import CatalogItem
+from r2ec.tables import History
 from tests.factories.models import MARKER, examples_of, small_catalog, small_model
 
 MODEL, ENCODER = small_model()

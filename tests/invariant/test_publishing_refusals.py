@@ -38,7 +38,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 def test_missing_shards_are_named(warehouse: Warehouse) -> None:
     users = write_histories(warehouse, NUM_USERS)
-    with pytest.raises(NotReadyError, match=f"nothing is scored for {DATE}: r2ec-cli score"):
+    with pytest.raises(NotReadyError, match=rf"nothing is scored for {DATE} in .*: r2ec-cli score"):
         publish(warehouse, DATE)
     plan = plan_of(warehouse, num_shards=4)
     for shard in (0, 2):
@@ -220,8 +220,9 @@ def test_files_that_no_manifest_names_are_never_seen(warehouse: Warehouse) -> No
 
 
 def test_an_unwritable_warehouse_and_a_wrong_date_are_told_by_the_command(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "r2ec", "publish", "--warehouse", str(tmp_path / "file/w")]
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/_staging").write_text("a file where a folder must be")
+    command = [sys.executable, "-m", "r2ec", "publish", "--warehouse", str(tmp_path / "w")]
     for date, code, message in (
         (DATE, 1, "cannot write to the warehouse"),
         ("31.05.2024", 2, "not a day"),
@@ -229,9 +230,8 @@ def test_an_unwritable_warehouse_and_a_wrong_date_are_told_by_the_command(tmp_pa
         done = subprocess.run([*command, "--date", date], capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (code, False)
         assert message in done.stderr
-    command[-1] = str(tmp_path / "empty")
+    command[-1] = str(tmp_path / "mistyped")
     done = subprocess.run([*command, "--date", DATE], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (
-        3,
-        f"error: nothing is scored for {DATE}: r2ec-cli score --date {DATE}\n",
-    )
+    told = f"nothing is scored for {DATE} in {tmp_path}/mistyped: r2ec-cli score --date {DATE}"
+    assert (done.returncode, done.stderr) == (3, f"error: {told}\n")
+    assert not (tmp_path / "mistyped").exists()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from r2ec import schemas
+from r2ec.catalog import load_catalog
 from r2ec.storage import Warehouse
-from r2ec.tables import load_catalog
 from tests.factories.commands import cli
 from tests.factories.jobs import read_rows, run_catalog, run_sequences
 from tests.factories.logs import DAY_MS, FIRST_MS, make_items, make_log, write_csv, write_jsonl

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2ec.catalog import CatalogItem
 from r2ec.errors import R2ecError
 from r2ec.infer.carry import CarrySource, PublishedRows
 from r2ec.infer.plan import end_of_day, shard_of
 from r2ec.infer.publish import publish
 from r2ec.storage import Warehouse
-from r2ec.tables import CatalogItem, History
+from r2ec.tables import History
 from r2ec.text.prompts import DAY, PromptTemplate, reads_the_same, user_prompt
 from tests.factories.scored import (
     DATE,

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from r2ec import memory
+from r2ec.catalog import Catalog
 from r2ec.errors import NotReadyError, R2ecError
-from r2ec.infer import embed
+from r2ec.infer import embed, kept_rows
 from r2ec.infer.embed import load_embeddings, write_embeddings
 from r2ec.retrieval import table
 from r2ec.retrieval.rank import top_k
-from r2ec.retrieval.table import empty_table, free_memory
+from r2ec.retrieval.table import empty_table
 from r2ec.storage import Warehouse
-from r2ec.tables import Catalog
 from tests.factories.models import small_catalog
 
 MODEL = "0123456789ab"
@@ -58,30 +59,29 @@ def test_rows_that_fit_nowhere_are_told_with_the_folder(
 def test_what_is_free_is_no_more_than_the_cgroup_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = free_memory()
-    assert machine > 0
-    monkeypatch.setattr(table, "_CGROUP", tmp_path)
+    assert memory.free_memory() > 0
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     for name, text in (("current", "900"), ("max", "1000"), ("stat", "anon 5\ninactive_file 50")):
         (tmp_path / f"memory.{name}").write_text(f"{text}\n")
-    assert free_memory() == 150
+    assert memory.free_memory() == 150
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory() > 150
+    assert memory.free_memory() > 150
 
 
 @pytest.mark.parametrize("file_bytes", [1 << 28, 5 * 16])
-@pytest.mark.parametrize("memory", [1 << 30, 0])
+@pytest.mark.parametrize("free_bytes", [1 << 30, 0])
 def test_embeddings_come_back_in_the_catalogs_order_wherever_they_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, file_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, file_bytes: int
 ) -> None:
     monkeypatch.setattr(embed, "_FILE_BYTES", file_bytes)
-    monkeypatch.setattr(embed, "_READ_AT_ONCE", 3)
-    monkeypatch.setattr(table, "free_memory", lambda: memory)
+    monkeypatch.setattr(kept_rows, "_READ_AT_ONCE", 3)
+    monkeypatch.setattr(table, "free_memory", lambda: free_bytes)
     warehouse, catalog = Warehouse(str(tmp_path)), small_catalog()
     rows_IH = embedded(warehouse, catalog)
     files = warehouse.list_files("item_embeddings")
     assert len(files) == (1 if file_bytes > 1000 else -(-catalog.num_items // 5))
     found_IH = load_embeddings(warehouse, MODEL, catalog)
-    assert len(mapped_files()) == (0 if memory else 1)
+    assert len(mapped_files()) == (0 if free_bytes else 1)
     assert torch.equal(found_IH, rows_IH)
     users_BH = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     for one, other in zip(
@@ -122,7 +122,7 @@ def test_an_item_without_a_row_is_named(tmp_path: Path) -> None:
     warehouse, catalog = Warehouse(str(tmp_path)), small_catalog()
     with pytest.raises(NotReadyError, match="no item embeddings of model"):
         load_embeddings(warehouse, MODEL, catalog)
-    half = Catalog(version=catalog.version, items=catalog.items[:-2])
+    half = Catalog.of(catalog.version, catalog.items[:-2])
     embedded(warehouse, half)
     name = catalog.items[-2].item_id
     with pytest.raises(NotReadyError, match=rf"2 items of catalog .*first: '{name}'"):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ec.tables import CatalogItem, History
+from r2ec.catalog import CatalogItem
+from r2ec.tables import History
 from r2ec.text.prompts import (
     DAY,
     PromptTemplate,

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from r2ec.catalog import load_catalog
 from r2ec.errors import NotReadyError
 from r2ec.infer.baselines.cooccurrence import build_cooccurrence, cooccurrence_ranks
 from r2ec.infer.baselines.popularity import popularity_counts, popularity_ranks, recent_counts
 from r2ec.infer.baselines.sequences import train_sequences
 from r2ec.storage import Warehouse
-from r2ec.tables import Example, load_catalog, load_examples
+from r2ec.tables import Example, load_examples
 
 BASELINES = ("popularity", "recent-popularity", "cooccurrence", "sasrec")
 
