@@ -13,6 +13,8 @@ from r2ec.catalog import Catalog
 from r2ec.errors import NotReadyError
 from r2ec.storage import Warehouse
 
+_OBJECTS_AT_ONCE = 512  # rows whose values are Python objects at one time: fifty a row
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
@@ -80,7 +82,9 @@ def iter_histories(
 
 def histories_of(rows: pa.Table, now: int) -> Iterator[History]:
     """Rows of `histories` as objects; `now` as in `iter_histories`."""
-    return _histories(rows, [now] * rows.num_rows)
+    for first in range(0, rows.num_rows, _OBJECTS_AT_ONCE):
+        some = rows.slice(first, _OBJECTS_AT_ONCE)
+        yield from _histories(some, [now] * some.num_rows)
 
 
 def _examples(table: pa.Table) -> Iterator[Example]:
