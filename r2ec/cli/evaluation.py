@@ -145,7 +145,7 @@ def evaluate(
             place, model_dir, config, examples, reasoning_budget=budget, device=device
         )
     else:
-        from r2ec.model.checkpoint import load_card
+        from r2ec.model.card import load_card
 
         card = load_card(model_dir)
         model = card.fingerprint

@@ -135,7 +135,7 @@ def score(
     from r2ec.infer.score import plan_shard, score_shard
     from r2ec.infer.settings import ScoreSettings
     from r2ec.logs import progress
-    from r2ec.model.checkpoint import load_card
+    from r2ec.model.card import load_card
     from r2ec.model.memory import SCORING_ADVICE, memory_advice
     from r2ec.stopping import StopSignal
     from r2ec.storage import Warehouse

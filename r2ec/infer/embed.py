@@ -18,7 +18,8 @@ from r2ec import schemas
 from r2ec.catalog import Catalog, load_catalog
 from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.infer.kept_rows import kept_rows
-from r2ec.model.checkpoint import LoadedModel, check_catalog, load_model
+from r2ec.model.card import check_catalog
+from r2ec.model.checkpoint import LoadedModel, load_model
 from r2ec.retrieval.embed import embed_items
 from r2ec.storage import Warehouse
 

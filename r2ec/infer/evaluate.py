@@ -16,7 +16,8 @@ from r2ec.catalog import Catalog, load_catalog
 from r2ec.config import TrainConfig
 from r2ec.errors import NotReadyError
 from r2ec.infer.embed import default_device, embeddings_for
-from r2ec.model.checkpoint import check_catalog, load_base, load_model
+from r2ec.model.card import check_catalog
+from r2ec.model.checkpoint import load_base, load_model
 from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.retrieval.embed import embed_items

@@ -16,7 +16,7 @@ from r2ec.errors import UsageError
 from r2ec.infer.plan import end_of_day
 from r2ec.infer.scorer import Scorer, ScoringInputs
 from r2ec.infer.settings import ScoreSettings
-from r2ec.model.checkpoint import check_catalog, load_card
+from r2ec.model.card import check_catalog, load_card
 from r2ec.storage import Warehouse
 from r2ec.tables import History, histories_of
 

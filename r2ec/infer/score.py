@@ -26,7 +26,7 @@ from r2ec.infer.publish import is_published
 from r2ec.infer.scorer import ScoringInputs
 from r2ec.infer.settings import ScoreSettings
 from r2ec.infer.writer import ShardWriter, read_part_file
-from r2ec.model.checkpoint import check_catalog, load_card
+from r2ec.model.card import check_catalog, load_card
 from r2ec.storage import Warehouse
 
 

@@ -4,24 +4,22 @@
 marker, prompt template, the catalog it was trained on, the training configuration and metrics.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from r2ec.catalog import Catalog
-from r2ec.config import LoraConfig, ModelConfig, PromptConfig
+from r2ec.config import ModelConfig, PromptConfig
 from r2ec.errors import NotReadyError, UsageError
-from r2ec.model.adapters import join_adapters
+from r2ec.model.adapters import add_adapters, join_adapters
+from r2ec.model.card import CARD, ModelCard, check_hugging_face, fingerprint_of, load_card
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.limits import (
     FED_AHEAD,
@@ -29,43 +27,7 @@ from r2ec.model.limits import (
     learned_positions,
     trained_positions,
 )
-from r2ec.text.prompts import TEMPLATE_VERSION
 from r2ec.text.tokens import PromptEncoder, build_encoder
-
-CARD = "r2ec.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCard:
-    """Contents of `r2ec.json`. `fingerprint` identifies weights, tokenizer and prompts."""
-
-    tau: float
-    marker: str
-    prompt: dict[str, Any]
-    template_version: str
-    catalog_version: str
-    catalog_fingerprint: str
-    catalog_items: int
-    training: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    fingerprint: str = ""
-    format: int = FORMAT
-
-    @property
-    def reasoning_budget(self) -> int:
-        """Most tokens of a reasoning, as the training evaluated it; 64 where it does not say."""
-        return int(self.training.get("evaluation", {}).get("reasoning_budget", 64))
-
-    def prompt_config(self, path: str) -> PromptConfig:
-        """`prompt` as a configuration; `UsageError` naming the card in `path` if it is none."""
-        try:
-            return PromptConfig(**self.prompt)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"{Path(path, CARD)}: prompt {self.prompt!r} is damaged; train or copy the model"
-                " again"
-            ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,55 +114,6 @@ def _open_hugging_face(path: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTo
             f"{path} cannot be opened as a language model ({type(error).__name__}: {reason}); copy"
             " or download it again, or take a decoder-only model"
         ) from error
-
-
-def add_adapters(causal_lm: Any, lora: LoraConfig, *, base: str, seed: int = 0) -> Any:
-    """Wrap a causal LM with LoRA adapters (peft); only they are trained. They name `base`.
-
-    One half of each is drawn by `seed`, whatever was drawn before, so that a stage begins alike in
-    a run that was taken up again; the other half is 0.
-    Raises `UsageError` for a target that no layer of the model is named by.
-    """
-    import peft
-
-    _check_targets(causal_lm, lora.target_modules, base)
-    settings = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=list(lora.target_modules),
-        # GPT-2 keeps the weights of its projections the other way round.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in causal_lm.modules()),
-        task_type="CAUSAL_LM",
-    )
-    # peft draws from the global generator alone.
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        wrapped: Any = peft.get_peft_model(causal_lm, settings)
-    wrapped.active_peft_config.base_model_name_or_path = base
-    return wrapped
-
-
-def _check_targets(causal_lm: Any, targets: Sequence[str], base: str) -> None:
-    """As peft matches them: the end of a layer's dotted name."""
-    layers = dict(causal_lm.named_modules())
-    unknown = [
-        target
-        for target in targets
-        if not any(f".{name}".endswith(f".{target}") for name in layers)
-    ]
-    if unknown:
-        blocks = {name.rpartition(".")[2] for name, layer in layers.items() if _is_matrix(layer)}
-        raise UsageError(
-            f"model.lora.target_modules: {base} has no layers named {', '.join(unknown)}; it has"
-            f" {', '.join(sorted(blocks))}"
-        )
-
-
-def _is_matrix(layer: Any) -> bool:
-    """A layer with a weight of two dimensions of its own, the tables of embeddings aside."""
-    weight = getattr(layer, "weight", None)
-    is_table = isinstance(layer, torch.nn.Embedding)
-    return weight is not None and weight.dim() == 2 and not is_table
 
 
 def encoder_for(
@@ -298,94 +211,6 @@ def _require_same_files(path: str, card: ModelCard) -> None:
             f" they were changed on purpose, take the line fingerprint out of {Path(path, CARD)}:"
             " it is another model then"
         )
-
-
-def load_card(path: str) -> ModelCard:
-    """Read and check `r2ec.json` of a model directory. Raises `UsageError` as `load_model`.
-
-    A card without a fingerprint gets that of the files.
-    """
-    check_hugging_face(path)
-    folder = Path(path)
-    file = folder / CARD
-    if not file.is_file():
-        raise UsageError(
-            f"{path} has no {CARD}: it is a plain language model, not one that r2ec-cli train"
-            f" wrote; train it first: r2ec-cli train --config … --base-model {path}"
-        )
-    try:
-        card = ModelCard(**json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UsageError(f"{file} is damaged ({error}); train or copy the model again") from error
-    if card.format != FORMAT or card.template_version != TEMPLATE_VERSION:
-        raise UsageError(
-            f"{file}: format {card.format}, prompt template {card.template_version}; this program"
-            f" reads format {FORMAT}, template {TEMPLATE_VERSION}. Train again, or use the release"
-            " that wrote it"
-        )
-    return card if card.fingerprint else replace(card, fingerprint=fingerprint_of(folder, card))
-
-
-def check_catalog(card: ModelCard, catalog: Catalog, path: str) -> None:
-    """Raise `UsageError` unless `catalog` is the one the model was trained on, or a later version.
-
-    A later version appends items, so the ids of the model's items must stand first, in order.
-    """
-    if catalog.num_items < card.catalog_items:
-        raise UsageError(
-            f"catalog version {catalog.version} holds {catalog.num_items:,} items, but model {path}"
-            f" was trained on version {card.catalog_version} with {card.catalog_items:,}: an older"
-            " catalog cannot be scored; use a later version or an older model"
-        )
-    if catalog.fingerprint(card.catalog_items) != card.catalog_fingerprint:
-        raise UsageError(
-            f"model {path} does not know catalog version {catalog.version}: its first"
-            f" {card.catalog_items:,} items are not those of version {card.catalog_version} that"
-            " the model was trained on; train on this catalog, or give the right --warehouse"
-        )
-
-
-def check_hugging_face(path: str) -> None:
-    """Raise `NotReadyError` unless `path` looks like a Hugging Face model directory."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise NotReadyError(
-            f"model directory {path} does not exist; make one with r2ec-cli init-model or train"
-        )
-    missing = [
-        name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()
-    ]
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        missing.append("*.safetensors")
-    if missing:
-        raise NotReadyError(
-            f"{path} is not a complete model directory: {', '.join(missing)} missing"
-        )
-
-
-def fingerprint_of(folder: Path, card: ModelCard) -> str:
-    """12 hex digits over the weights, the tokenizer and everything that shapes a prompt, or ends a
-    reasoning."""
-    digest = hashlib.sha256()
-    patterns = ("*.safetensors", "tokenizer*.json", "chat_template*", "config.json")
-    for name in sorted(file for pattern in patterns for file in folder.glob(pattern)):
-        digest.update(name.name.encode())
-        with name.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
-    shaping: list[object] = [card.tau, card.marker, card.prompt, card.template_version]
-    if (ends := _end_tokens(folder)) is not None:
-        shaping.append(ends)
-    digest.update(json.dumps(shaping, sort_keys=True).encode())
-    return digest.hexdigest()[:12]
-
-
-def _end_tokens(folder: Path) -> object:
-    """The end tokens that `generation_config.json` adds; its other settings are not ours."""
-    try:
-        return json.loads((folder / "generation_config.json").read_text("utf-8"))["eos_token_id"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _saved_dtype(path: str) -> str:

@@ -14,7 +14,8 @@ import torch
 from r2ec.errors import StoppedError
 from r2ec.logs import get_logger, progress
 from r2ec.metrics import hit_rate_at_k, ndcg_at_k
-from r2ec.model.checkpoint import ModelCard, save_model
+from r2ec.model.card import ModelCard
+from r2ec.model.checkpoint import save_model
 from r2ec.recpo.checkpoints import settle_model
 from r2ec.recpo.engine import Engine
 from r2ec.recpo.items import ItemTable

@@ -8,12 +8,8 @@ from pathlib import Path
 from r2ec.config import TrainConfig
 from r2ec.lock import JobLock, folder_lock
 from r2ec.logs import get_logger
-from r2ec.model.checkpoint import (
-    check_hugging_face,
-    load_base,
-    load_card,
-    save_model,
-)
+from r2ec.model.card import check_hugging_face, load_card
+from r2ec.model.checkpoint import load_base, save_model
 from r2ec.model.memory import TRAINING_ADVICE, memory_advice
 from r2ec.recpo.batches import batch_at, learning_rate
 from r2ec.recpo.checkpoints import settle_model

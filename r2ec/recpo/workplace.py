@@ -11,10 +11,8 @@ from typing import Any
 from r2ec.catalog import Catalog, load_catalog
 from r2ec.config import ContrastiveConfig, RecpoConfig, TrainConfig
 from r2ec.errors import NotReadyError
-from r2ec.model.checkpoint import (
-    ModelCard,
-    load_base,
-)
+from r2ec.model.card import ModelCard
+from r2ec.model.checkpoint import load_base
 from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.engine import Engine, World

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from r2ec.catalog import Catalog
 from r2ec.infer import embed
 from r2ec.infer.embed import embed_catalog, load_embeddings
-from r2ec.model.checkpoint import load_card
+from r2ec.model.card import load_card
 from r2ec.storage import Warehouse
 from tests.factories.commands import cli
 from tests.factories.models import save_small_model

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from r2ec import schemas
 from r2ec.catalog import Catalog
-from r2ec.model.checkpoint import load_card
+from r2ec.model.card import load_card
 from r2ec.storage import Warehouse
 from r2ec.text.prompts import DAY
 from tests.factories.commands import cli

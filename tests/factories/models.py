@@ -9,7 +9,8 @@ import torch
 
 from r2ec.catalog import Catalog, CatalogItem
 from r2ec.config import InitConfig, PromptConfig
-from r2ec.model.checkpoint import ModelCard, encoder_for, save_model
+from r2ec.model.card import ModelCard
+from r2ec.model.checkpoint import encoder_for, save_model
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.model.scratch import (
     build_scratch_model,

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from r2ec.config import LoraConfig, ModelConfig, TrainConfig
-from r2ec.model.checkpoint import ModelCard, load_base, load_model, save_model
+from r2ec.model.card import ModelCard
+from r2ec.model.checkpoint import load_base, load_model, save_model
 from r2ec.model.dual_head import DualHeadModel
 from r2ec.recpo.engine import Engine, World
 from r2ec.recpo.items import ItemTable

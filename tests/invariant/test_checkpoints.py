@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2ec.model.checkpoint import ModelCard, load_card, save_model
+from r2ec.model.card import ModelCard, load_card
+from r2ec.model.checkpoint import save_model
 from r2ec.recpo.checkpoints import checkpoints, settle_model
 from r2ec.recpo.engine import World
 from tests.factories.commands import REPOSITORY

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from r2ec.errors import R2ecError, StoppedError
-from r2ec.model.checkpoint import ModelCard
+from r2ec.model.card import ModelCard
 from r2ec.model.memory import TRAINING_ADVICE, memory_advice
 from r2ec.recpo.checkpoints import checkpoints
 from r2ec.recpo.engine import Engine, World

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from r2ec.config import LoraConfig
-from r2ec.model.adapters import join_adapters
-from r2ec.model.checkpoint import add_adapters
+from r2ec.model.adapters import add_adapters, join_adapters
 from tests.factories.models import small_model
 
 # peft asks transformers by a name that is going away.

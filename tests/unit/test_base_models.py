@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from r2ec.config import EvaluationConfig, LoraConfig, ModelConfig, RecpoConfig, TrainConfig
 from r2ec.errors import UsageError
-from r2ec.model.checkpoint import add_adapters, load_base
+from r2ec.model.adapters import add_adapters
+from r2ec.model.checkpoint import load_base
 from r2ec.model.context import check_context
 from r2ec.model.dual_head import DualHeadModel
 from tests.factories.models import PROMPT, small_model, tokenizer_of
