@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REAL_DATA = Path(os.environ.get("R2EC_DATA", REPOSITORY.parent / "shared" / "data"))
+REAL_DATA = Path(os.environ.get("R2EC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,9 @@ def real_shop():
     def find(name: str) -> Path:
         folder = REAL_DATA / name
         if not folder.is_dir():
-            pytest.skip(f"no {folder}: the real shops are not here (R2EC_DATA names their folder)")
+            pytest.skip(
+                f"no {folder}: the real shops are not here (R2EC_TEST_DATA names their folder)"
+            )
         return folder
 
     return find

@@ -22,6 +22,11 @@ _USERS_AT_ONCE = 1024
 _EXACT_ON_CPU = 1 << 17
 _EXACT_ON_DEVICE = 1 << 24
 _SMALLEST_NORM = 1e-30
+_ONEDNN = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,16 +81,14 @@ def iter_cosine_blocks(
             masked_users, masked_columns = masked[0][low:high], masked[1][low:high] - first_item
         for first_user in range(0, num_users, block_users):
             states_bH = users_BH[first_user : first_user + block_users]
-            shape = (states_bH.shape[0], rows_nH.shape[0])
-            cosines = buffer[: shape[0] * shape[1]].view(shape)
             with _full_float32(device):
-                torch.mm(states_bH, rows_nH.T, out=cosines)
+                cosines = _dot_products(states_bH, rows_nH, buffer)
             if not scale_first:
                 cosines.mul_(scale_n)
             if allowed_I is not None:
                 cosines.masked_fill_(barred_n, -torch.inf)
             if masked is not None:
-                here = (masked_users >= first_user) & (masked_users < first_user + shape[0])
+                here = (masked_users >= first_user) & (masked_users < first_user + block_users)
                 cosines[masked_users[here] - first_user, masked_columns[here]] = -torch.inf
             yield CosineBlock(first_user=first_user, first_item=first_item, cosines=cosines)
 
@@ -116,6 +119,31 @@ def exact_cosines(
     return result_P
 
 
+def exact_list_cosines(
+    user_states_BH: Tensor, item_embeddings_IH: Tensor, item_BM: Tensor
+) -> Tensor:
+    """Cosines [B, M] in float64 of each user with M items: those of `exact_cosines`, to the bit."""
+    (num_users, length), hidden_size = item_BM.shape, user_states_BH.shape[1]
+    if item_BM.device.type != "cpu":
+        user_P = torch.arange(num_users, device=item_BM.device).repeat_interleave(length)
+        pairs_P = exact_cosines(user_states_BH, item_embeddings_IH, user_P, item_BM.flatten())
+        return pairs_P.view(num_users, length)
+    states_BH = user_states_BH.double()
+    length_B = torch.linalg.vector_norm(states_BH, dim=1)
+    dot_BM, length_BM = torch.empty(2, num_users, length, dtype=torch.float64).unbind()
+    step = max(1, _EXACT_ON_CPU // (max(1, length) * hidden_size))
+    for first in range(0, num_users, step):
+        users = slice(first, first + step)
+        item_bM = item_BM[users]
+        rows_PH = item_embeddings_IH.index_select(0, item_bM.flatten()).double()
+        length_BM[users] = torch.linalg.vector_norm(rows_PH, dim=1).view(item_bM.shape)
+        # The states are not copied for each pair.
+        rows_PH.view(*item_bM.shape, hidden_size).mul_(states_BH[users, None])
+        dot_BM[users] = rows_PH.sum(dim=1).view(item_bM.shape)
+    result_BM: Tensor = dot_BM / (length_BM * length_B[:, None]).clamp(min=_SMALLEST_NORM)
+    return result_BM
+
+
 def seen_pairs(
     seen: Sequence[Sequence[int]], *, num_users: int, num_items: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -144,6 +172,19 @@ def require_states(user_states_BH: Tensor, item_embeddings_IH: Tensor) -> None:
     if not shapes[1][0]:
         raise ValueError("the catalog has no item embeddings: nothing can be ranked")
     _require_finite(user_states_BH.double().norm(dim=1), "user", 0)
+
+
+def _dot_products(states_bH: Tensor, rows_nH: Tensor, buffer: Tensor) -> Tensor:
+    """Each state with each row, [b, n] in float32; may lie in the buffer.
+
+    On a CPU by oneDNN, where this PyTorch has it: MKL, which `torch.mm` calls, leaves half of what
+    a processor of another maker can do (docs/LOG.md).
+    """
+    if buffer.device.type == "cpu" and _ONEDNN is not None:
+        product_bn: Tensor = _ONEDNN(states_bH, rows_nH, None, "none", [], "")
+        return product_bn
+    shape = (states_bH.shape[0], rows_nH.shape[0])
+    return torch.mm(states_bH, rows_nH.T, out=buffer[: shape[0] * shape[1]].view(shape))
 
 
 def _unit_rows(rows: Tensor) -> Tensor:

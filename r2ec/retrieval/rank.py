@@ -19,6 +19,7 @@ from r2ec.retrieval.cosine import (
     CosineBlock,
     cosine_error_bound,
     exact_cosines,
+    exact_list_cosines,
     iter_cosine_blocks,
     require_states,
     seen_pairs,
@@ -65,22 +66,20 @@ def top_k(
     for block in blocks(slice(None)):
         shortlist.take(block)
     cosines_BM, item_BM = shortlist.result()
-    kth_B = cosines_BM.topk(min(k, kept), dim=1).values[:, -1]
-    floor_B = kth_B - 2 * cosine_error_bound(user_states_BH.shape[1])
+    cosines_BM, order_BM = cosines_BM.sort(dim=1, descending=True)
+    floor_B = cosines_BM[:, min(k, kept) - 1] - 2 * cosine_error_bound(user_states_BH.shape[1])
     # One below the floor cannot be among the k best, whatever both errors are.
-    score_BM = torch.full_like(cosines_BM, -torch.inf)
-    user_P, place_P = ((cosines_BM >= floor_B[:, None]) & (cosines_BM > -torch.inf)).nonzero(
-        as_tuple=True
-    )
-    score_BM[user_P, place_P] = _pair_scores(
-        user_states_BH, item_embeddings_IH, user_P, item_BM[user_P, place_P], temperature
-    )
+    is_near_BM = (cosines_BM >= floor_B[:, None]) & (cosines_BM > -torch.inf)
+    most = int(is_near_BM.sum(dim=1).max())
+    item_BM = item_BM.gather(1, order_BM[:, :most])
+    score_BM = exact_list_cosines(user_states_BH, item_embeddings_IH, item_BM) / temperature
+    score_BM = score_BM.float().masked_fill(~is_near_BM[:, :most], -torch.inf)
     scores_BK, items_BK = _first_k(score_BM, item_BM, k)
 
     # What was not kept has a cosine of at most the least one kept. Where that is within both
     # errors of the k-th, it may belong to the k best: go through all items as near, one by one.
     if kept < num_items:
-        least_B = cosines_BM.amin(dim=1)
+        least_B = cosines_BM[:, -1]
         for user in ((least_B >= floor_B) & least_B.isfinite()).nonzero().flatten().tolist():
             scores_BK[user], items_BK[user] = _top_k_of_crowd(
                 user_states_BH[user : user + 1],

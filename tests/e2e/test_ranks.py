@@ -19,8 +19,10 @@ from tests.factories.training import distance
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-# float32 sums in another order; 9e-7 of the largest entry was the most seen.
+# float32 sums in another order. Of a gradient, whose terms cancel within a group, 2.5e-6 of the
+# largest entry was the most seen, on one kind of processor; a wrong denominator is a tenth.
 TOLERANCE = 2e-6
+GRADIENT_TOLERANCE = 1e-5
 UNSTEADY = ("rollout_seconds", "tokens_per_second", "peak_memory_bytes")
 Told = dict[tuple[str, int, int], dict[str, Any]]
 
@@ -92,7 +94,7 @@ def test_any_number_of_ranks_under_any_zero_stage_trains_alike(
             if figure not in UNSTEADY:
                 expected = pytest.approx(value, rel=TOLERANCE, abs=rest(theirs["figures"], figure))
                 assert ours["figures"][figure] == expected, (case, figure)
-        assert distance(ours["gradients"], theirs["gradients"]) < TOLERANCE, case
+        assert distance(ours["gradients"], theirs["gradients"]) < GRADIENT_TOLERANCE, case
         assert steps_agree(ours, theirs), case
         assert ours["ranks_agree"], case
         assert ours["resumed"], case

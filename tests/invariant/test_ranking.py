@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from r2ec.retrieval.cosine import cosine_error_bound, iter_cosine_blocks
+from r2ec.retrieval import cosine
+from r2ec.retrieval.cosine import (
+    cosine_error_bound,
+    exact_cosines,
+    exact_list_cosines,
+    iter_cosine_blocks,
+)
 from r2ec.retrieval.rank import target_ranks, target_softmax, top_k
 
 TAU = 0.02
@@ -187,14 +193,63 @@ def test_a_reduced_matmul_precision_or_autocast_changes_nothing() -> None:
     )
     expected = top_k(users, items, 10, temperature=TAU)
     before = torch.get_float32_matmul_precision()
+    onednn, before_onednn = torch.backends.mkldnn, torch.backends.mkldnn.fp32_precision
     torch.set_float32_matmul_precision("medium")
+    onednn.fp32_precision = "bf16"
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = top_k(users, items, 10, temperature=TAU)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+        onednn.fp32_precision = before_onednn
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    users=st.integers(0, 9),
+    length=st.integers(0, 40),
+    hidden=st.sampled_from([1, 7, 64, 1000]),
+    at_once=st.sampled_from([1, 2000, 1 << 17]),
+)
+def test_the_cosines_of_a_list_are_those_of_its_pairs_to_the_bit(
+    seed: int, users: int, length: int, hidden: int, at_once: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(users, hidden, generator=generator)
+    items = torch.randn(50, hidden, generator=generator)
+    item_BM = torch.randint(0, 50, (users, length), generator=generator)
+    user_P = torch.arange(users).repeat_interleave(length)
+    pairs = exact_cosines(states, items, user_P, item_BM.flatten())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cosine, "_EXACT_ON_CPU", at_once)
+        found = exact_list_cosines(states, items, item_BM)
+    assert torch.equal(found.flatten(), pairs)
+
+
+def test_lists_are_the_same_by_whichever_library_the_products_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Equal rows and near ones among them; the product only narrows the candidates down."""
+    generator = torch.Generator().manual_seed(8)
+    users = torch.randn(40, 96, generator=generator)
+    items = torch.randn(3000, 96, generator=generator)
+    items[1500:] = items[:1500] * (1 + 1e-7 * torch.randn(1500, 1, generator=generator))
+    by_onednn = top_k(users, items, 30, temperature=TAU)
+    products: list[tuple[int, ...]] = []
+    multiply = torch.mm
+
+    def watched(*given: Tensor, out: Tensor) -> Tensor:
+        products.append(tuple(out.shape))
+        return multiply(*given, out=out)
+
+    monkeypatch.setattr(cosine, "_ONEDNN", None)
+    monkeypatch.setattr(torch, "mm", watched)
+    by_mkl = top_k(users, items, 30, temperature=TAU)
+    assert products
+    assert all(torch.equal(a, b) for a, b in zip(by_onednn, by_mkl, strict=True))
 
 
 @settings(max_examples=25, deadline=None)
