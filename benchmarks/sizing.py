@@ -25,8 +25,8 @@ class Rates:
     build_per_event: float = 2 * ((49.6 + 18.0) - (16.1 + 4.4)) / 9e6
     build_fixed: float = 2 * (16.1 + 4.4) - 2 * ((49.6 + 18.0) - (16.1 + 4.4)) / 9
     users_per_second: float = 8.05
-    # A catalog of 10^6 items by 256: 435 users a second on two threads.
-    rank_per_user: float = 2 / 435
+    # A catalog of 10^6 items by 256: 684 users a second on two threads.
+    rank_per_user: float = 2 / 684
     write_per_user: float = 23.0 / 1e6
     publish_per_user: float = 15.2 / 1e6
 
