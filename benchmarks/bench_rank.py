@@ -24,7 +24,7 @@ SHAPES = {  # items, hidden size, users
     "1m x 256": (1_000_000, 256, 1000),
     "1m x 2048": (1_000_000, 2048, 256),
 }
-QUICK = {"20k x 64": (20_000, 64, 500)}
+QUICK = {"100k x 256": SHAPES["100k x 256"], "100k x 2048": (100_000, 2048, 500)}
 _ROWS_AT_ONCE = 16_384  # that are drawn at once
 
 
