@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 DEMO_DIR ?= demo
+JOBS ?= 2
 export PYTHON DEMO_DIR DATA
 
 .PHONY: help setup demo test check lint bench dist clean
@@ -27,9 +28,9 @@ lint: setup
 check: lint  ## linters, types, import contracts, SQL style, unit tests: under two minutes
 	$(BIN)/python -m pytest -q tests/unit
 
-test: lint dist  ## everything: the linters, then all tests
+test: lint dist  ## everything: the linters, then all tests, JOBS (2) side by side
 	@.ci/browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: setup  ## every benchmark, quickly; each ends in one JSON line
 	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench" --quick; done

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -45,8 +44,6 @@ class World:
         """Meet the other processes; a lost one ends this one after `timeout_seconds` at most."""
         for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
             os.environ.setdefault(name, value)
-        if int(os.environ["WORLD_SIZE"]) == 1 and "MASTER_PORT" not in os.environ:
-            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", _free_port()
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -59,10 +56,14 @@ class World:
             # Its shared-memory all-reduce is compiled at first use: half a minute and a C++
             # compiler, to spare gloo a few small messages.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        backend, timeout = "nccl" if self.cuda else "gloo", timedelta(seconds=timeout_seconds)
+        is_alone = int(os.environ["WORLD_SIZE"]) == 1 and "MASTER_PORT" not in os.environ
+        if is_alone and not dist.is_initialized():
+            # Nobody to meet: no port that another process could have or inherit.
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
         deepspeed.init_distributed(
-            "nccl" if self.cuda else "gloo",
-            verbose=False,
-            timeout=timedelta(seconds=timeout_seconds),
+            backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -296,12 +297,6 @@ class Engine:
         found = newest_whole(folder) if self.world.is_first else None
         chosen: Path | None = self.world.gather(found)[0]
         return chosen
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def _quiet() -> None:

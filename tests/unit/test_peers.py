@@ -1,6 +1,9 @@
 """What counts as a lost peer, and what is said of it."""
 
+import os
 import socket
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -60,3 +63,22 @@ def test_other_errors_are_not_taken_for_a_lost_peer(error: Exception) -> None:
     with pytest.raises(type(error)) as told, lost_peers(8.0):
         raise error
     assert told.value is error
+
+
+ALONE = """if True:
+    import os
+    from r2ec.recpo.engine import World
+    for _ in range(2):
+        world = World(5.0)
+        assert (world.rank, world.size, world.gather(7)) == (0, 1, [7])
+        assert not {"MASTER_ADDR", "MASTER_PORT"} & os.environ.keys()
+        world.close()
+"""
+
+
+def test_a_process_alone_leaves_no_port_to_its_children_that_it_holds_itself() -> None:
+    """Two runs in one process, as in a notebook."""
+    ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    bare = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
