@@ -1,6 +1,6 @@
 """A catalog and its item rows made ready to score, up to 10^7 items: seconds and memory an item.
 
-A catalog of made-up texts (some 220 characters an item) and its table of item rows. Measured, each
+A catalog of made-up texts (176 characters an item) and its table of item rows. Measured, each
 in a process of its own: `ours`, the catalog in memory; `mapped`, the same with no memory to spare,
 so that texts and rows lie in mapped files; `objects`, the peer: the same rows read by pyarrow, an
 object an item. Each looks up the same 10,000 items and is asked for the hash of all ids; ours also

@@ -5,11 +5,9 @@ more than memory should hold they lie in a mapped file.
 """
 
 import hashlib
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +16,10 @@ from numpy.typing import NDArray
 
 from r2ec import schemas
 from r2ec.errors import NotReadyError
-from r2ec.logs import get_logger
-from r2ec.memory import free_memory, no_room
+from r2ec.mapped_batches import drained, even_batches, held_batches
+from r2ec.memory import free_memory
 from r2ec.storage import Warehouse
 
-_LOG = get_logger(__name__)
 _BATCH_ROWS = 1 << 14
 _SHARE = 0.25  # of the free memory that the texts may take; item rows and model need more
 _COLUMNS = ("item_id", "title", "description", "category", "store", "price", "text_hash")
@@ -52,7 +49,9 @@ class CatalogItems(Sequence[CatalogItem]):
         Raises `R2ecError` where they fit neither into memory nor into the temporary files.
         """
         self._batch_rows = _BATCH_ROWS
-        self._batches = _held(_even(rows, self._batch_rows))
+        even = even_batches(rows, self._batch_rows)
+        most_bytes = int(_SHARE * free_memory())
+        self._batches = held_batches(even, most_bytes, what="the texts of the catalog")
         self._num_items: int = sum(batch.num_rows for batch in self._batches)
 
     def __len__(self) -> int:
@@ -100,15 +99,14 @@ class CatalogItems(Sequence[CatalogItem]):
 
     def indices_of(self, item_ids: Iterable[str]) -> dict[str, int]:
         """`item_index` of those of the shop's ids that are in the catalog."""
-        wanted = pa.array(sorted(set(item_ids)), pa.string())
-        found: dict[str, int] = {}
-        if len(wanted):
-            for number, (ids,) in enumerate(self.iter_columns("item_id")):
-                rows = np.flatnonzero(pc.is_in(ids, wanted).to_numpy(zero_copy_only=False))
-                names = ids.take(pa.array(rows)).to_pylist()
-                first = number * self._batch_rows
-                found.update(zip(names, (rows + first).tolist(), strict=True))
-        return found
+        wanted = pa.array(sorted({name for name in item_ids if is_text(name)}), pa.string())
+        if not len(wanted):
+            return {}
+        ids = pa.chunked_array([some for (some,) in self.iter_columns("item_id")], pa.string())
+        # Over all batches at once, for each call hashes what is wanted.
+        index_P = np.flatnonzero(pc.is_in(ids, wanted).to_numpy())
+        names = self.values("item_id", index_P).to_pylist()
+        return dict(zip(names, index_P.tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,7 +120,7 @@ class Catalog:
     @classmethod
     def of(cls, version: str, items: Iterable[CatalogItem]) -> "Catalog":
         """The catalog of these items, in their order; their own `item_index` is not looked at."""
-        rows = [{name: getattr(item, name) for name in _COLUMNS} for item in items]
+        rows = [{name: getattr(item, name) or None for name in _COLUMNS} for item in items]
         batches = pa.Table.from_pylist(rows, schema=_SCHEMA).to_batches()
         return cls(version=version, items=CatalogItems(batches))
 
@@ -183,15 +181,30 @@ def load_catalog(warehouse: Warehouse, version: str | None = None) -> Catalog:
             schemas.CATALOG, batch_rows=_BATCH_ROWS, columns=list(_COLUMNS), version=chosen
         )
     elif np.array_equal(np.sort(index_I), dense_I):
-        # Another writer's order: the whole of it has to be in memory once.
-        table = warehouse.read_table(schemas.CATALOG, version=chosen)
-        rows = iter(table.sort_by("item_index").select(_COLUMNS).to_batches(_BATCH_ROWS))
+        rows = _in_order(warehouse, chosen)
     else:
         raise NotReadyError(
             f"catalog version {chosen} in {warehouse.root}: item_index is not dense from 0;"
             " rebuild it with jobs/build_catalog.py"
         )
     return Catalog(version=chosen, items=CatalogItems(rows))
+
+
+def _in_order(warehouse: Warehouse, version: str) -> Iterator[pa.RecordBatch]:
+    """The texts of a catalog whose files have another order: it is in memory twice for a moment."""
+    names = ["item_index", *_COLUMNS]
+    table = warehouse.read_table(schemas.CATALOG, columns=names, version=version)
+    table = table.sort_by("item_index").select(_COLUMNS)
+    return drained(table.to_batches(_BATCH_ROWS))
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can stand in a table at all: arguments may hold bytes that are no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _item(
@@ -214,67 +227,3 @@ def _item(
         price=price,
         text_hash=text_hash,
     )
-
-
-def _even(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of `batch_rows`, the last one of what is left."""
-    held, num_rows = list[pa.RecordBatch](), 0
-    for batch in batches:
-        while batch.num_rows:
-            some = batch.slice(0, batch_rows - num_rows)
-            batch = batch.slice(some.num_rows)
-            held.append(some)
-            num_rows += some.num_rows
-            if num_rows == batch_rows:
-                yield pa.concat_batches(held)
-                held, num_rows = [], 0
-    if held:
-        yield pa.concat_batches(held)
-
-
-def _held(batches: Iterator[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """All batches: in memory, or mapped where they would take too much of it."""
-    most_bytes = int(_SHARE * free_memory())
-    held, num_bytes = list[pa.RecordBatch](), 0
-    for batch in batches:
-        held.append(batch)
-        num_bytes += batch.nbytes
-        if num_bytes > most_bytes:
-            return _mapped(chain(_drained(held), batches), most_bytes)
-    return held
-
-
-def _drained(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches in order, each let go as it is taken."""
-    batches.reverse()
-    while batches:
-        yield batches.pop()
-
-
-def _mapped(batches: Iterator[pa.RecordBatch], most_bytes: int) -> list[pa.RecordBatch]:
-    """Batches of a file without a name in the folder for temporary files (TMPDIR).
-
-    The system keeps of it in memory what there is room for, and the file goes with its last use.
-    """
-    folder = tempfile.gettempdir()
-    _LOG.info(
-        f"the texts of the catalog are kept in a file in {folder}: they take more than the"
-        f" {most_bytes:,} bytes of memory that they may"
-    )
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="r2ec-catalog-") as file:
-        sink = pa.OSFile(file.name, "wb")
-        writer = _or_no_room(pa.ipc.new_file, sink, _SCHEMA)
-        for batch in batches:
-            _or_no_room(writer.write_batch, batch)
-        _or_no_room(writer.close)
-        sink.close()
-        rows = pa.ipc.open_file(pa.memory_map(file.name))
-        return [rows.get_batch(number) for number in range(rows.num_record_batches)]
-
-
-def _or_no_room(write: Callable[..., Any], *given: Any) -> Any:
-    """Write to the temporary file; what reading the batches raises is not meant."""
-    try:
-        return write(*given)
-    except OSError as error:
-        raise no_room("the texts of the catalog", error) from error

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -169,7 +169,7 @@ class Warehouse:
                 dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
             _require_columns(table, dataset.schema, paths[0])
             rows = dataset.to_table(columns=names, filter=filter)
-        return rows.cast(_readable_schema(table, dataset.schema, names))
+        return _as_table(table, rows, _readable_schema(table, dataset.schema, names), paths[0])
 
     def iter_batches(
         self,
@@ -194,14 +194,7 @@ class Warehouse:
                 _require_columns(table, parquet.schema_arrow, self.path(file))
                 schema = _readable_schema(table, parquet.schema_arrow, names)
                 for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
-                    try:
-                        rows = batch.select(names).cast(schema)
-                    except ValueError as error:  # of another type, or a null where none may be
-                        raise UsageError(
-                            f"{self.path(file)}: {error}; build it again with"
-                            f" {BUILT_BY[table.name]}"
-                        ) from error
-                    yield rows
+                    yield _as_table(table, batch.select(names), schema, self.path(file))
 
     def all_files(self, *parts: str) -> list[str]:
         """Sorted paths, relative to the root, of all files under `parts`: those that readers may
@@ -438,6 +431,14 @@ def _require_columns(table: schemas.Table, found: pa.Schema, path: str) -> None:
             f"{path} lacks column {', '.join(missing)} of table {table.name}; "
             f"build it again with {BUILT_BY[table.name]}"
         )
+
+
+def _as_table(table: schemas.Table, rows: Any, schema: pa.Schema, path: str) -> Any:
+    """Rows cast to the table's schema; `UsageError` for what cannot be."""
+    try:
+        return rows.cast(schema)
+    except (ValueError, NotImplementedError) as error:  # another type, a null where none may be
+        raise UsageError(f"{path}: {error}; build it again with {BUILT_BY[table.name]}") from error
 
 
 def _readable_schema(table: schemas.Table, found: pa.Schema, names: list[str]) -> pa.Schema:

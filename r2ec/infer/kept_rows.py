@@ -19,7 +19,7 @@ from r2ec.catalog import Catalog
 from r2ec.retrieval.table import empty_table
 from r2ec.storage import Warehouse
 
-_READ_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 8192
 
 
 def kept_rows(
@@ -28,7 +28,8 @@ def kept_rows(
     """Rows (I, H) of the items whose text is in the table of this model, float32 on the CPU.
 
     With them the ascending indices of the items that have none; their rows are zero. Without
-    `hidden_size` the table tells it. Beside the rows, a batch is held and some bytes an item.
+    `hidden_size` the table tells it. Beside the rows, memory is that of a row group of the files,
+    some batches of it and some bytes an item.
     """
     num_items = catalog.num_items
     table_IH = None if hidden_size is None else empty_table(num_items, hidden_size)
@@ -47,17 +48,24 @@ def kept_rows(
         table_IH = empty_table(num_items, 0)
     wanted = _Wanted(catalog, np.flatnonzero(~has_row_I))
     first = 0
-    for (texts,) in catalog.items.iter_columns("text_hash") if has_row_I.any() else ():
+    for (texts,) in catalog.items.iter_columns("text_hash"):
+        if wanted.is_empty:
+            break
         row_N = np.flatnonzero(has_row_I[first : first + len(texts)])
         wanted.fill(table_IH, texts.take(pa.array(row_N)), table_IH.numpy(), row_N + first)
         first += len(texts)
+    some_moved = some_moved and not wanted.is_empty
     for _, texts_N, rows_NH in _iter_rows(warehouse, fingerprint) if some_moved else ():
         wanted.fill(table_IH, texts_N, rows_NH, np.arange(len(rows_NH)))
     return table_IH, wanted.indices()
 
 
 class _Wanted:
-    """Items that want a row of their text, found by Python's hash of `text_hash`, then compared."""
+    """Items that want a row of their text, found by Python's hash of `text_hash`, then compared.
+
+    Of two texts of one hash in a batch only one is looked at: the other's items go without a row,
+    and are encoded.
+    """
 
     def __init__(self, catalog: Catalog, index_M: NDArray[np.int64]) -> None:
         self._catalog = catalog
@@ -70,6 +78,11 @@ class _Wanted:
         key_M = np.concatenate(keys)
         order = np.argsort(key_M, kind="stable")
         self._key_M, self._index_M = key_M[order], index_M[order]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all have a row."""
+        return not len(self._index_M)
 
     def indices(self) -> NDArray[np.int64]:
         """`item_index` of all that have no row yet, ascending."""
@@ -86,8 +99,6 @@ class _Wanted:
 
         Text n has the row `rows[row_N[n]]`.
         """
-        if not len(self._key_M):
-            return
         key_U, text_U = np.unique(_keys(texts_N), return_index=True)
         low_U = np.searchsorted(self._key_M, key_U, side="left")
         count_U = np.searchsorted(self._key_M, key_U, side="right") - low_U
@@ -108,7 +119,7 @@ def _iter_rows(
     if fingerprint not in warehouse.partitions("item_embeddings", "model"):
         return
     batches = warehouse.iter_batches(
-        schemas.ITEM_EMBEDDINGS, batch_rows=_READ_AT_ONCE, model=fingerprint
+        schemas.ITEM_EMBEDDINGS, batch_rows=_ROWS_AT_ONCE, model=fingerprint
     )
     for batch in batches:
         values = batch["embedding"].flatten().to_numpy(zero_copy_only=False)

@@ -53,8 +53,8 @@ def publish(
     cannot be written to; `LeaseHeldError` while another publisher is at the date.
     """
     _check_date(date)
-    if not (warehouse.exists("_staging") or warehouse.exists("runs")):
-        raise _nothing_scored(warehouse, date)  # a mistyped place is left as it is
+    if not (warehouse.is_s3 or warehouse.exists("_staging") or warehouse.exists("runs")):
+        raise _nothing_scored(warehouse, date)  # a mistyped folder is not made
     warehouse.check_writable()
     with Lease(warehouse, f"publish-{date}", what=f"date {date} is being published"):
         remove_abandoned(warehouse, now=time.time())

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from r2ec.catalog import Catalog
+from r2ec.catalog import Catalog, is_text
 from r2ec.errors import UsageError
 from r2ec.logs import get_logger
 from r2ec.model.choice import SamplingSettings
@@ -84,9 +84,10 @@ def allowed_items(catalog: Catalog, settings: ScoreSettings) -> Tensor | None:
     """
     if not (settings.categories or settings.exclude_items or settings.exclude_stores):
         return None
-    stores = pa.array(settings.exclude_stores, pa.string())
+    stores = pa.array([name for name in settings.exclude_stores if is_text(name)], pa.string())
     found, masks = set[str](), list[NDArray[np.bool_]]()
-    for category, store in catalog.items.iter_columns("category", "store"):
+    for columns in catalog.items.iter_columns("category", "store"):
+        category, store = (pc.fill_null(column, "") for column in columns)
         is_barred = pc.is_in(store, stores)
         found.update(store.filter(is_barred).unique().to_pylist())
         is_allowed = ~is_barred.to_numpy(zero_copy_only=False)
@@ -136,6 +137,8 @@ def _require_known(option: str, given: Sequence[str], known: set[str], catalog: 
 
 def _within(paths: pa.Array, category: str) -> NDArray[np.bool_]:
     """Which paths are a category's own or lead into it."""
+    if not is_text(category):
+        return np.zeros(len(paths), dtype=bool)
     inside = pc.or_(pc.equal(paths, category), pc.starts_with(paths, f"{category} > "))
-    is_inside: NDArray[np.bool_] = inside.fill_null(False).to_numpy(zero_copy_only=False)
+    is_inside: NDArray[np.bool_] = inside.to_numpy(zero_copy_only=False)
     return is_inside

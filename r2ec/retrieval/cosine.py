@@ -7,11 +7,12 @@ cosine of the pair alone, summed in float64, which no other pair has a part in.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from r2ec.retrieval.precision import full_float32
 
 # Scores that are held at once: what stays in a CPU's cache until it is looked at, what keeps a GPU
 # busy. Of many users so many go at once that the rows of a block are read once for them.
@@ -54,8 +55,8 @@ def iter_cosine_blocks(
     """All cosines, a block of items and of users at a time; masked ones are -inf.
 
     `masked` holds pairs (user [P], item [P]) sorted by item. Without `block_items` a block has as
-    many items as its scores leave room for. A block is overwritten by the next one. The item rows
-    may lie on another device than the users, such as a memory map on the CPU.
+    many items as its scores leave room for. A block may be overwritten by the next one. The item
+    rows may lie on another device than the users, such as a memory map on the CPU.
     Raises `ValueError` where an item's row is not finite.
     """
     num_users, num_items = user_states_BH.shape[0], item_embeddings_IH.shape[0]
@@ -63,7 +64,8 @@ def iter_cosine_blocks(
     at_once = _SCORES_ON_CPU if device.type == "cpu" else _SCORES_ON_DEVICE
     block_items = min(num_items, block_items or at_once // max(1, min(num_users, _USERS_AT_ONCE)))
     block_users = max(1, min(num_users, at_once // max(1, block_items)))
-    buffer = users_BH.new_empty(block_users * block_items)
+    makes_own = device.type == "cpu" and _ONEDNN is not None
+    buffer = users_BH.new_empty(0 if makes_own else block_users * block_items)
     masked_items = None if masked is None else masked[1].cpu()
     for first_item in range(0, num_items, block_items):
         rows_nH = item_embeddings_IH[first_item : first_item + block_items].to(device).float()
@@ -81,7 +83,7 @@ def iter_cosine_blocks(
             masked_users, masked_columns = masked[0][low:high], masked[1][low:high] - first_item
         for first_user in range(0, num_users, block_users):
             states_bH = users_BH[first_user : first_user + block_users]
-            with _full_float32(device):
+            with full_float32(device):
                 cosines = _dot_products(states_bH, rows_nH, buffer)
             if not scale_first:
                 cosines.mul_(scale_n)
@@ -198,15 +200,3 @@ def _require_finite(lengths: Tensor, what: str, first: int) -> None:
     if not bool(finite.all()):
         row = first + int((~finite).nonzero()[0])
         raise ValueError(f"the embedding of {what} row {row} is not finite: it cannot be ranked")
-
-
-@contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """No TF32, no bfloat16: the error bound is that of float32 products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -436,12 +436,18 @@ def test_items_of_an_excluded_store_are_not_recommended(
     assert score(place, "--exclude-stores", "No Such Store", "--exclude-stores", store) == 2
     told = capsys.readouterr().err
     assert "--exclude-stores: 'No Such Store' is not in catalog 2024-05-31" in told
-    for category in ("Goods > r", "oods", "Goods >"):
+    for category in ("Goods > r", "oods", "Goods >", "Caf\udce9"):
         assert score(place, "--category", category) == 2
-        assert f"--category: '{category}' is not in catalog" in capsys.readouterr().err
+        assert f"--category: {category!r} is not in catalog" in capsys.readouterr().err
+    assert score(place, "--exclude-stores", "Caf\udce9") == 2
+    assert "is not in catalog" in capsys.readouterr().err
     assert score(place, "--category", "Goods", "--top-k", 1000) == 0
     found = {row["item_index"] for row in published(place)[0].to_pylist()}
     assert found == {item.item_index for item in catalog.items if item.category}
+    # Without a store, as the job writes it: null.
+    assert score(place, "--exclude-stores", "", "--top-k", 1000) == 0
+    found = {row["item_index"] for row in published(place)[0].to_pylist()}
+    assert found == {item.item_index for item in catalog.items if item.store}
 
 
 def test_repeats_come_back_only_where_they_are_allowed(shop: tuple[Path, Catalog]) -> None:

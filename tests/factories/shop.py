@@ -27,12 +27,15 @@ def write_shop(root: str, *, num_users: int = 24, num_items: int = 30) -> Catalo
 
 
 def write_catalog(warehouse: Warehouse, catalog: Catalog) -> None:
-    rows = [
-        {name: getattr(item, name, None) for name in schemas.CATALOG.schema.names}
-        for item in catalog.items
-    ]
+    names = schemas.CATALOG.schema.names
+    rows = [{name: _or_none(getattr(item, name, None)) for name in names} for item in catalog.items]
     table = pa.Table.from_pylist(rows, schema=schemas.CATALOG.schema)
     warehouse.write_parquet(table, "catalog", f"version={catalog.version}", "part-0.parquet")
+
+
+def _or_none(value: object) -> object:
+    """As the job writes what is missing."""
+    return None if value == "" else value
 
 
 def write_examples(warehouse: Warehouse, split: str, examples: Sequence[Example]) -> None:

@@ -185,24 +185,41 @@ def test_the_softmax_at_the_target_is_that_of_the_whole_catalog(block: int) -> N
     assert target_softmax(users[:1], items[:1], targets[:1], temperature=TAU).tolist() == [1.0]
 
 
-def test_a_reduced_matmul_precision_or_autocast_changes_nothing() -> None:
+@pytest.mark.parametrize("way", ["for all", "by backend"])
+def test_a_reduced_matmul_precision_or_autocast_changes_nothing(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(6)
     users, items = (
         torch.randn(9, 96, generator=generator),
         torch.randn(900, 96, generator=generator),
     )
     expected = top_k(users, items, 10, temperature=TAU)
-    before = torch.get_float32_matmul_precision()
-    onednn, before_onednn = torch.backends.mkldnn, torch.backends.mkldnn.fp32_precision
+    multiply, backends = cosine._dot_products, (torch.backends.mkldnn, torch.backends.cuda.matmul)
+    within: list[tuple[object, ...]] = []
+
+    def watched(*given: Tensor) -> Tensor:
+        precisions = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+        found = (backend.fp32_precision for backend in precisions)
+        within.append((*found, torch.is_autocast_enabled("cpu")))
+        return multiply(*given)
+
+    monkeypatch.setattr(cosine, "_dot_products", watched)
     torch.set_float32_matmul_precision("medium")
-    onednn.fp32_precision = "bf16"
+    if way == "by backend":
+        for backend in backends:
+            backend.fp32_precision = "tf32"
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = top_k(users, items, 10, temperature=TAU)
-        assert torch.get_float32_matmul_precision() == "medium"
+        after = [backend.fp32_precision for backend in backends]
     finally:
-        torch.set_float32_matmul_precision(before)
-        onednn.fp32_precision = before_onednn
+        for backend in backends:
+            backend.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+    # Not every processor shows in its results what it was allowed to do.
+    assert set(within) == {("ieee", "ieee", False)}
+    assert way == "for all" or after == ["tf32", "tf32"]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,7 +15,7 @@ import pytest
 from r2ec import catalog as module
 from r2ec import schemas
 from r2ec.catalog import Catalog, load_catalog
-from r2ec.errors import NotReadyError, R2ecError
+from r2ec.errors import NotReadyError, R2ecError, UsageError
 from r2ec.storage import Warehouse
 from tests.factories.models import small_catalog
 from tests.factories.shop import longer_catalog, other_catalog, write_catalog
@@ -43,7 +44,7 @@ def write_files(root: Path, rows: pa.Table, *cuts: int) -> Warehouse:
 
 def mapped_files() -> list[str]:
     maps = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in maps if "r2ec-catalog-" in line]
+    return [line for line in maps if "r2ec-batches-" in line]
 
 
 @pytest.mark.parametrize("free_bytes", [1 << 30, 2000, 0])
@@ -57,7 +58,7 @@ def test_items_are_those_of_the_files_however_they_are_cut_and_kept(
     monkeypatch.setattr(module, "free_memory", lambda: free_bytes)
     spool = tmp_path / "spool"
     spool.mkdir()
-    monkeypatch.setattr(module.tempfile, "tempdir", str(spool))
+    monkeypatch.setattr(tempfile, "tempdir", str(spool))
     found = load_catalog(warehouse)
     assert bool(mapped_files()) == (free_bytes < 1 << 30)
     assert list(spool.iterdir()) == []
@@ -119,6 +120,21 @@ def test_a_catalog_without_items_or_of_another_version_is_refused(tmp_path: Path
         load_catalog(warehouse, "2024-05-30")
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("item_index", None), ("item_id", None), ("price", "cheap")]
+)
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_a_damaged_catalog_is_told_with_its_file(
+    tmp_path: Path, column: str, value: object, order: list[int]
+) -> None:
+    rows = rows_of(small_catalog(3)).take(pa.array(order))
+    spoilt = pa.array([*rows[column].to_pylist()[:2], value] if value is None else [value] * 3)
+    names = rows.column_names
+    loose = pa.table({name: spoilt if name == column else rows[name] for name in names})
+    with pytest.raises(UsageError, match=r"version=2024-05-31.*build it again with spark-submit"):
+        load_catalog(write_files(tmp_path, loose))
+
+
 @contextmanager
 def largest_file(num_bytes: int) -> Iterator[None]:
     """No file may become larger: what a full disk does, to this process alone."""
@@ -135,7 +151,7 @@ def test_texts_that_fit_nowhere_are_told_with_the_folder(
 ) -> None:
     warehouse = write_files(tmp_path / "warehouse", rows_of(small_catalog(NUM_ITEMS)))
     monkeypatch.setattr(module, "free_memory", lambda: 0)
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with (
         largest_file(1000),
         pytest.raises(R2ecError, match=rf"neither into memory nor into {tmp_path} .*TMPDIR"),

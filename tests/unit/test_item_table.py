@@ -74,7 +74,7 @@ def test_embeddings_come_back_in_the_catalogs_order_wherever_they_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, file_bytes: int
 ) -> None:
     monkeypatch.setattr(embed, "_FILE_BYTES", file_bytes)
-    monkeypatch.setattr(kept_rows, "_READ_AT_ONCE", 3)
+    monkeypatch.setattr(kept_rows, "_ROWS_AT_ONCE", 3)
     monkeypatch.setattr(table, "free_memory", lambda: free_bytes)
     warehouse, catalog = Warehouse(str(tmp_path)), small_catalog()
     rows_IH = embedded(warehouse, catalog)

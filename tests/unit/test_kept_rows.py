@@ -67,7 +67,7 @@ def test_an_item_has_a_row_exactly_if_its_text_has_one(
     ]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog_module, "_BATCH_ROWS", 3)
-        patch.setattr(module, "_READ_AT_ONCE", 2)
+        patch.setattr(module, "_ROWS_AT_ONCE", 2)
         warehouse = Warehouse(folder)
         for number, some in enumerate((rows[:cut], rows[cut:])):
             if some:
@@ -88,6 +88,29 @@ def test_texts_of_one_hash_in_this_process_are_still_told_apart(
     table_IH, missing = kept_rows(warehouse, MODEL, catalog_of(["a", "b", "c", "b"]), HIDDEN)
     assert missing.tolist() == [0, 2]
     assert table_IH[:, 0].tolist() == [0.0, 2.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "num_readings"), [(["a", "b"], 1), (["a", "b", "new"], 2), (["b", "a"], 2)]
+)
+def test_rows_are_read_again_only_where_some_moved_and_some_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], num_readings: int
+) -> None:
+    """The table knows a later catalog, too."""
+    warehouse = Warehouse(str(tmp_path))
+    write_rows(warehouse, [(0, "a", 1.0), (1, "b", 2.0), (2, "c", 3.0)], "part-0.parquet")
+    read, readings = module._iter_rows, []
+
+    def counted(*given: object) -> object:
+        readings.append(given)
+        return read(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_iter_rows", counted)
+    table_IH, missing = kept_rows(warehouse, MODEL, catalog_of(texts), HIDDEN)
+    assert len(readings) == num_readings
+    assert missing.tolist() == ([2] if "new" in texts else [])
+    values = {"a": 1.0, "b": 2.0, "new": 0.0}
+    assert table_IH[:, 0].tolist() == [values[text] for text in texts]
 
 
 def test_without_a_table_no_item_has_a_row(tmp_path: Path) -> None:
