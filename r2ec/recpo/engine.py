@@ -8,6 +8,7 @@ Every rank must call `backward` the same number of times in a step (ZeRO 2 and 3
 call), after the same calls of the model's layers (ZeRO 3 gathers the weights at each of them).
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -62,6 +63,7 @@ class World:
             # Nobody to meet: no port that another process could have or inherit.
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+            atexit.register(_end_group)
         deepspeed.init_distributed(
             backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
@@ -128,9 +130,12 @@ class World:
             dist.barrier()
 
     def close(self) -> None:
-        """End the process group."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """End the process group; that of a process alone stays until its end.
+
+        DeepSpeed keeps groups of its own for good, which a second training in one process needs.
+        """
+        if self.size > 1:
+            _end_group()
 
 
 class Engine:
@@ -297,6 +302,11 @@ class Engine:
         found = newest_whole(folder) if self.world.is_first else None
         chosen: Path | None = self.world.gather(found)[0]
         return chosen
+
+
+def _end_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _quiet() -> None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from r2ec.errors import LostPeerError, R2ecError
 from r2ec.recpo.peers import lost_peers
+from tests.factories.commands import REPOSITORY
 
 CLOSED = (
     "[/w/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:12186. This is"
@@ -67,11 +68,14 @@ def test_other_errors_are_not_taken_for_a_lost_peer(error: Exception) -> None:
 
 ALONE = """if True:
     import os
-    from r2ec.recpo.engine import World
+    from r2ec.recpo.engine import Engine, World
+    from tests.factories.models import small_model
     for _ in range(2):
         world = World(5.0)
         assert (world.rank, world.size, world.gather(7)) == (0, 1, [7])
+        engine = Engine(world, small_model()[0], zero_stage=0, gradient_clipping=1, weight_decay=0)
         assert not {"MASTER_ADDR", "MASTER_PORT"} & os.environ.keys()
+        engine.close()
         world.close()
 """
 
@@ -80,5 +84,6 @@ def test_a_process_alone_leaves_no_port_to_its_children_that_it_holds_itself() -
     """Two runs in one process, as in a notebook."""
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     bare = {name: value for name, value in os.environ.items() if name not in ours}
-    done = subprocess.run([sys.executable, "-c", ALONE], env=bare, capture_output=True, text=True)
+    command = [sys.executable, "-c", ALONE]
+    done = subprocess.run(command, env=bare, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
