@@ -154,7 +154,7 @@ def test_a_killed_node_is_started_again_and_the_run_goes_on_from_its_checkpoint(
     port = free_port()
     nodes = [start_node(place, "cut", rank, port) for rank in (0, 1)]
     killed, due = False, {}
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     try:
         while time.monotonic() < end and any(node.poll() != 0 for node in nodes):
             if not killed and _has_step(place / "cut.run", "recpo", 4):

@@ -178,7 +178,7 @@ def test_a_killed_scorer_leaves_nothing_to_be_seen_and_goes_on(shop: tuple[Path,
     more = ("--users-per-part", 2, "--batch-rows", 1)
     process = start("score", *at, *more)
     parts = place / "warehouse" / "_staging" / "score" / f"date={DATE}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(parts.glob("*/parts/*.json")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.01)
@@ -208,7 +208,7 @@ def test_told_to_stop_scoring_ends_after_the_part_in_hand_and_goes_on_later(
     more = ("--users-per-part", 2, "--batch-rows", 1)
     process = start("score", *at, *more)
     parts = place / "warehouse" / "_staging" / "score" / f"date={DATE}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(parts.glob("*/parts/*.json")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.01)

@@ -83,7 +83,7 @@ def test_a_stopped_study_leaves_no_run_behind_and_goes_on(
 
     study = start(*command)
     runs = folder / "out" / "runs"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (steps := list(runs.glob("trained-seed1-*/model.run/metrics.jsonl"))):
         assert time.monotonic() < deadline
         assert study.poll() is None
@@ -92,7 +92,7 @@ def test_a_stopped_study_leaves_no_run_behind_and_goes_on(
     told = f"another study is at work in {folder / 'out'}: process {study.pid} on "
     assert told in capsys.readouterr().err
     study.send_signal(signal.SIGTERM)
-    output, _ = study.communicate(timeout=120)
+    output, _ = study.communicate(timeout=400)
     assert study.returncode == 75, output
     assert not trainings()
     assert not list(runs.glob("trained-on-*/done.json"))
