@@ -120,7 +120,7 @@ class Catalog:
     @classmethod
     def of(cls, version: str, items: Iterable[CatalogItem]) -> "Catalog":
         """The catalog of these items, in their order; their own `item_index` is not looked at."""
-        rows = [{name: getattr(item, name) or None for name in _COLUMNS} for item in items]
+        rows = [{name: _or_none(getattr(item, name)) for name in _COLUMNS} for item in items]
         batches = pa.Table.from_pylist(rows, schema=_SCHEMA).to_batches()
         return cls(version=version, items=CatalogItems(batches))
 
@@ -196,6 +196,11 @@ def _in_order(warehouse: Warehouse, version: str) -> Iterator[pa.RecordBatch]:
     table = warehouse.read_table(schemas.CATALOG, columns=names, version=version)
     table = table.sort_by("item_index").select(_COLUMNS)
     return drained(table.to_batches(_BATCH_ROWS))
+
+
+def _or_none(value: object) -> object:
+    """A text that is missing, as the table has it."""
+    return None if value == "" else value
 
 
 def is_text(value: str) -> bool:

@@ -161,7 +161,8 @@ class Warehouse:
         files = self._require_files(table, partition)
         paths = [self.path(file) for file in files]
         names = columns or table.schema.names
-        with self._readable(table, paths[0] if len(paths) == 1 else os.path.dirname(paths[0])):
+        place = paths[0] if len(paths) == 1 else os.path.dirname(paths[0])
+        with self._readable(table, place):
             if table is schemas.RUNS:
                 pointers = [*self.read_pointers(files), schemas.RUNS.schema.empty_table()]
                 dataset = ds.dataset(pa.concat_tables(pointers, promote_options="default"))
@@ -169,7 +170,7 @@ class Warehouse:
                 dataset = ds.dataset(paths, format="parquet", filesystem=self.filesystem)
             _require_columns(table, dataset.schema, paths[0])
             rows = dataset.to_table(columns=names, filter=filter)
-        return _as_table(table, rows, _readable_schema(table, dataset.schema, names), paths[0])
+        return _cast(table, rows, _readable_schema(table, dataset.schema, names), place)
 
     def iter_batches(
         self,
@@ -194,7 +195,7 @@ class Warehouse:
                 _require_columns(table, parquet.schema_arrow, self.path(file))
                 schema = _readable_schema(table, parquet.schema_arrow, names)
                 for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
-                    yield _as_table(table, batch.select(names), schema, self.path(file))
+                    yield _cast(table, batch.select(names), schema, self.path(file))
 
     def all_files(self, *parts: str) -> list[str]:
         """Sorted paths, relative to the root, of all files under `parts`: those that readers may
@@ -433,11 +434,11 @@ def _require_columns(table: schemas.Table, found: pa.Schema, path: str) -> None:
         )
 
 
-def _as_table(table: schemas.Table, rows: Any, schema: pa.Schema, path: str) -> Any:
-    """Rows cast to the table's schema; `UsageError` for what cannot be."""
+def _cast(table: schemas.Table, rows: Any, schema: pa.Schema, path: str) -> Any:
+    """Rows in the table's schema; `UsageError` for another type, or a null where none may be."""
     try:
         return rows.cast(schema)
-    except (ValueError, NotImplementedError) as error:  # another type, a null where none may be
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise UsageError(f"{path}: {error}; build it again with {BUILT_BY[table.name]}") from error
 
 

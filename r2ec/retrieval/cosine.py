@@ -8,6 +8,7 @@ cosine of the pair alone, summed in float64, which no other pair has a part in.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ _USERS_AT_ONCE = 1024
 _EXACT_ON_CPU = 1 << 17
 _EXACT_ON_DEVICE = 1 << 24
 _SMALLEST_NORM = 1e-30
-_ONEDNN = (
+_ONEDNN: Any = (  # None where this PyTorch has none
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if torch.backends.mkldnn.is_available()
     else None
@@ -64,8 +65,8 @@ def iter_cosine_blocks(
     at_once = _SCORES_ON_CPU if device.type == "cpu" else _SCORES_ON_DEVICE
     block_items = min(num_items, block_items or at_once // max(1, min(num_users, _USERS_AT_ONCE)))
     block_users = max(1, min(num_users, at_once // max(1, block_items)))
-    makes_own = device.type == "cpu" and _ONEDNN is not None
-    buffer = users_BH.new_empty(0 if makes_own else block_users * block_items)
+    by_onednn = device.type == "cpu" and _ONEDNN is not None
+    buffer = None if by_onednn else users_BH.new_empty(block_users * block_items)
     masked_items = None if masked is None else masked[1].cpu()
     for first_item in range(0, num_items, block_items):
         rows_nH = item_embeddings_IH[first_item : first_item + block_items].to(device).float()
@@ -176,13 +177,13 @@ def require_states(user_states_BH: Tensor, item_embeddings_IH: Tensor) -> None:
     _require_finite(user_states_BH.double().norm(dim=1), "user", 0)
 
 
-def _dot_products(states_bH: Tensor, rows_nH: Tensor, buffer: Tensor) -> Tensor:
-    """Each state with each row, [b, n] in float32; may lie in the buffer.
+def _dot_products(states_bH: Tensor, rows_nH: Tensor, buffer: Tensor | None) -> Tensor:
+    """Each state with each row, [b, n] in float32, in the buffer; without one by oneDNN.
 
-    On a CPU by oneDNN, where this PyTorch has it: MKL, which `torch.mm` calls, leaves half of what
-    a processor of another maker can do (docs/LOG.md).
+    MKL, which `torch.mm` calls on a CPU, leaves half of what a processor of another maker can do
+    (docs/LOG.md).
     """
-    if buffer.device.type == "cpu" and _ONEDNN is not None:
+    if buffer is None:
         product_bn: Tensor = _ONEDNN(states_bH, rows_nH, None, "none", [], "")
         return product_bn
     shape = (states_bH.shape[0], rows_nH.shape[0])

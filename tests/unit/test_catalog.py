@@ -5,6 +5,7 @@ import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def test_items_are_those_of_the_files_however_they_are_cut_and_kept(
     assert found.text_fingerprint() == wanted.text_fingerprint()
     del found
     assert mapped_files() == []
+
+
+def test_an_item_that_costs_nothing_keeps_its_price() -> None:
+    items = [
+        replace(item, price=price)
+        for item, price in zip(small_catalog(2).items, (0.0, None), strict=True)
+    ]
+    assert [item.price for item in Catalog.of("2024-05-31", items).items] == [0.0, None]
 
 
 def test_fingerprints_are_hashes_of_ids_and_texts_in_order() -> None:
